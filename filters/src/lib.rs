@@ -1,0 +1,19 @@
+//! The fence of fencegate: tower layers that make an HTTP service refuse stale fencing tokens.
+//!
+//! A distributed lock is a lease, and its holder can outlive it. What protects the resource is a
+//! *fencing token*, a number that grows with every grant, and a resource that refuses anything
+//! older than the highest token it has seen. This crate is that refusal: it reads the [`Token`]
+//! and the [`Key`] of a request, keeps the mark of each key, and lets a newer token through only
+//! when every older write is known to have ended.
+//!
+//! It knows `http`, `http-body`, `tower` and tokio's sync and time; it knows no sockets, no HTTP
+//! codec and no config files.
+
+pub mod key;
+pub mod refusal;
+pub mod store;
+pub mod token;
+
+pub use key::Key;
+pub use refusal::{Outcome, Reason, Refusal};
+pub use token::Token;

@@ -1,0 +1,1 @@
+//! The gate: config, listeners, the exchange with the upstream, the store and the admin API.

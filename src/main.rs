@@ -1,0 +1,3 @@
+//! The `fencegate` command.
+
+fn main() {}
