@@ -9,11 +9,14 @@
 //! It knows `http`, `http-body`, `tower` and tokio's sync and time; it knows no sockets, no HTTP
 //! codec and no config files.
 
+pub mod fault;
+pub mod fence;
 pub mod key;
 pub mod refusal;
 pub mod store;
 pub mod token;
 
+pub use fence::Fence;
 pub use key::Key;
 pub use refusal::{Outcome, Reason, Refusal};
 pub use token::Token;

@@ -1,0 +1,29 @@
+//! What the fence may ask of a request that is in flight.
+
+use std::sync::Arc;
+
+/// What to do with older writes whose body has not been sent whole (`fence.drain.uploads`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Uploads {
+    /// Cut them at once.
+    #[default]
+    Cut,
+    /// Wait for them.
+    Wait,
+}
+
+/// A write in flight, as the fence sees it.
+///
+/// Both calls come from other requests' threads, while no lane is held; they may end the write
+/// before they return.
+pub trait InFlight: Send + Sync + 'static {
+    /// A newer token waits for this write: cut what may be cut, and get the rest to its end
+    /// without waiting for a slow client.
+    fn drain(&self, uploads: Uploads);
+
+    /// Drop the upstream connection now. The write has ended when the close has returned.
+    fn cut(&self);
+}
+
+/// A handle to a write in flight.
+pub type Handle = Arc<dyn InFlight>;

@@ -1,0 +1,275 @@
+//! The fence: marks, lanes, drains and outcomes.
+//!
+//! [`Fence`] is the handle that all requests share. [`lane`] and [`step`] are its rules, pure and
+//! on their own; [`admission`] is a request's way through them.
+
+pub mod admission;
+pub mod in_flight;
+pub mod lane;
+pub mod step;
+mod table;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use admission::{Admission, Admit, Claim, Drain, Observation, OnTimeout, Permit};
+pub use in_flight::{Handle, InFlight, Uploads};
+pub use lane::{Access, Ask};
+
+use self::step::{Arrival, Bounds, Places};
+use self::table::Table;
+use crate::refusal::Refusal;
+use crate::store::{Binding, Record, Store, StoreError};
+use crate::{Key, Token};
+
+/// All marks and lanes of one gateway. A clone is a reference count.
+#[derive(Clone)]
+pub struct Fence {
+    table: Arc<Table>,
+}
+
+/// One key as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct KeyView {
+    /// The key.
+    pub key: Key,
+    /// Its mark.
+    pub mark: Token,
+    /// To whom the mark is bound.
+    pub holder: Binding,
+    /// Writes in flight.
+    pub in_flight: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Writes whose outcome is unknown and has not settled.
+    pub unsettled: usize,
+}
+
+/// What is in use, over all keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Keys that have a mark.
+    pub keys: u64,
+    /// Writes in flight.
+    pub in_flight: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Writes whose outcome is unknown and has not settled.
+    pub unsettled: usize,
+}
+
+impl Fence {
+    /// A fence over `store`, with at most about `cache_bytes` of memory for idle marks.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, cache_bytes: u64) -> Self {
+        Self {
+            table: Arc::new(Table::new(store, cache_bytes)),
+        }
+    }
+
+    /// Caps how many keys may have a mark (`limits.keys`).
+    pub fn limit_keys(&self, most: Option<u64>) {
+        self.table.limit_keys(most.unwrap_or(u64::MAX));
+    }
+
+    /// Holds the keys of `namespace` as after a crash until `until`.
+    ///
+    /// Must be called within a tokio runtime, which ends the hold; and before the first claim.
+    pub fn hold(&self, namespace: &str, until: Instant) {
+        self.table.hold(namespace);
+        let (table, namespace) = (Arc::clone(&self.table), namespace.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until.into()).await;
+            table.hold_over(&namespace);
+        });
+    }
+
+    /// Asks for admission.
+    pub fn admit(&self, claim: Claim) -> Admit {
+        Admit::new(self.clone(), claim, Instant::now())
+    }
+
+    /// Lets a claim through whatever its tokens are, and finds out what enforcing would have
+    /// answered: marks are raised, nobody waits and nobody is drained.
+    ///
+    /// Keys whose token is [`Token::NONE`] are in flight and nothing more.
+    pub fn observe(&self, claim: Claim) -> Admission {
+        let seen = Arc::new(Observation::default());
+        let mut tokens = claim.clone();
+        let fenced = |token: Token| token != Token::NONE;
+        tokens.keys = claim
+            .keys
+            .iter()
+            .zip(&claim.asks)
+            .filter(|one| fenced(one.1.token))
+            .map(|one| one.0.clone())
+            .collect();
+        tokens.asks.retain(|ask| fenced(ask.token));
+        if tokens.keys.is_empty() {
+            let _ = seen.verdict.set(None);
+        } else {
+            self.look_on(tokens, &seen);
+        }
+        Admission::observed(self.clone(), claim, seen)
+    }
+
+    fn look_on(&self, claim: Claim, seen: &Arc<Observation>) {
+        let mut look = Looking {
+            fence: self.clone(),
+            claim,
+            places: Places::default(),
+        };
+        match look.once(std::task::Waker::noop()) {
+            Some(verdict) => {
+                let _ = seen.verdict.set(verdict);
+            }
+            // A mark has to be read first, which must not delay the request.
+            None => {
+                let seen = Arc::clone(seen);
+                tokio::spawn(async move {
+                    let verdict = std::future::poll_fn(|cx| match look.once(cx.waker()) {
+                        Some(verdict) => std::task::Poll::Ready(verdict),
+                        None => std::task::Poll::Pending,
+                    });
+                    let _ = seen.verdict.set(verdict.await);
+                });
+            }
+        }
+    }
+
+    /// What is known of `key`; `None` where it has no mark. Reads the disk.
+    ///
+    /// # Errors
+    ///
+    /// As the store says.
+    pub fn key(&self, key: &Key) -> Result<Option<KeyView>, StoreError> {
+        let live = self
+            .table
+            .look(key, |lane| (lane.record().cloned(), lane.counts()));
+        if let Some((Some(record), counts)) = live {
+            return Ok(Some(view(key.clone(), record, counts)));
+        }
+        let found = self.table.store().list(key.as_str(), None, 1)?;
+        Ok(found
+            .into_iter()
+            .find(|one| one.0 == *key)
+            .map(|(key, record)| view(key, record, live.map_or((0, 0, 0), |live| live.1))))
+    }
+
+    /// Up to `limit` keys that have a mark, in order; see [`Store::list`]. Reads the disk.
+    ///
+    /// # Errors
+    ///
+    /// As the store says.
+    pub fn keys(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<KeyView>, StoreError> {
+        let durable = self.table.store().list(prefix, after, limit)?;
+        Ok(durable
+            .into_iter()
+            .map(|(key, record)| {
+                let live = self
+                    .table
+                    .look(&key, |lane| (lane.record().cloned(), lane.counts()));
+                match live {
+                    Some((in_memory, counts)) => view(key, in_memory.unwrap_or(record), counts),
+                    None => view(key, record, (0, 0, 0)),
+                }
+            })
+            .collect())
+    }
+
+    /// What is in use now. Walks all lanes.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals {
+            keys: self.table.keys(),
+            ..Totals::default()
+        };
+        self.table.each(|_, lane| {
+            let (in_flight, waiting, unsettled) = lane.counts();
+            totals.in_flight += in_flight;
+            totals.waiting += waiting;
+            totals.unsettled += unsettled;
+        });
+        totals
+    }
+
+    /// Whether nothing is in flight or unsettled in any lane, and no hold after a crash is on: a
+    /// stop may mark the store clean.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let mut quiet = !self.table.holds();
+        self.table.each(|_, lane| quiet &= lane.is_quiet());
+        quiet
+    }
+
+    /// The same for the keys of one namespace, holds not counted.
+    #[must_use]
+    pub fn is_namespace_quiet(&self, namespace: &str) -> bool {
+        let mut quiet = true;
+        self.table.each(|key, lane| {
+            quiet &= key.namespace() != namespace || lane.is_quiet();
+        });
+        quiet
+    }
+
+    /// Cuts every write in flight, as at the end of a shutdown's time.
+    pub fn cut_all(&self) {
+        let mut handles = Vec::new();
+        self.table
+            .each(|_, lane| handles.extend(lane.all().cloned()));
+        handles.iter().for_each(|handle: &Handle| handle.cut());
+    }
+}
+
+fn view(key: Key, record: Record, counts: (usize, usize, usize)) -> KeyView {
+    KeyView {
+        key,
+        mark: record.mark,
+        holder: record.holder,
+        in_flight: counts.0,
+        waiting: counts.1,
+        unsettled: counts.2,
+    }
+}
+
+/// An observer's look at the lanes of a request that is not held up by it.
+struct Looking {
+    fence: Fence,
+    claim: Claim,
+    places: Places,
+}
+
+impl Looking {
+    /// `None` where a mark has to be read first.
+    fn once(&mut self, waker: &std::task::Waker) -> Option<Option<Refusal>> {
+        let table = &self.fence.table;
+        let bounds = Bounds {
+            waiting: usize::MAX,
+            new_keys: table.may_add_key(),
+        };
+        let (claim, places) = (&self.claim, &mut self.places);
+        let mut effects = table::Effects::default();
+        let retry = !places.tickets.is_empty();
+        let arrival = table.with_lanes(&claim.keys, retry, |mut view| {
+            step::observe(
+                &mut view.lanes,
+                &claim.asks,
+                places,
+                bounds,
+                waker,
+                &mut effects,
+            )
+        });
+        table.carry_out(&claim.keys, effects, |_| {});
+        match arrival {
+            Arrival::Unread => None,
+            Arrival::Refused(index, refused) => Some(Some(claim.refusal(index, refused))),
+            Arrival::Admitted | Arrival::Waiting => Some(None),
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! The lanes of all keys in use, and what stands behind them: the cache of idle marks, and the
+//! store.
+//!
+//! Lanes live in shards, each under a lock that is held for a few hundred nanoseconds and never
+//! across I/O, a wake-up or a call into a handle. A request with several keys locks all their
+//! shards, in one order.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use moka::sync::Cache;
+use smallvec::SmallVec;
+
+use super::in_flight::Handle;
+use super::lane;
+use super::step;
+use crate::Key;
+use crate::Token;
+use crate::fault::{self, Fault};
+use crate::store::{Raise, Record, Reply, Store, StoreError};
+
+pub(super) type Lane = lane::Lane<Waker, Handle>;
+pub(super) type Effects = step::Effects<Waker, Handle>;
+type Lanes<'a> = SmallVec<[&'a mut Lane; 1]>;
+
+const SHARDS: usize = 64;
+
+/// What a cached mark weighs beside its key's text, in bytes: the record, the hash entry, the
+/// cache's own bookkeeping.
+const CACHED_OVERHEAD: u32 = 200;
+
+pub(super) struct Table {
+    shards: Box<[Mutex<HashTable<Slot>>]>,
+    /// The marks of keys that have no lane. Read only when a lane is made and written only when one
+    /// is freed, both under the shard's lock, so that it never competes with a lane.
+    cache: Cache<Key, Record>,
+    store: Arc<dyn Store>,
+    /// Numbers the reads of marks.
+    reads: AtomicU64,
+    /// How many keys have a mark, those raised but not yet durable included.
+    keys: AtomicU64,
+    /// How many may have one.
+    most_keys: AtomicU64,
+    /// Namespaces under the hold after a crash.
+    holds: Mutex<HashSet<Box<str>>>,
+    holding: AtomicBool,
+}
+
+struct Slot {
+    key: Key,
+    lane: Lane,
+    /// When the drain that is under way began.
+    draining_since: Option<Instant>,
+    /// The record that the cache has, as far as this lane put it there or found it.
+    cached: Option<Record>,
+}
+
+/// What a request sees of its lanes beside the lanes themselves.
+pub(super) struct View<'a> {
+    pub(super) lanes: Lanes<'a>,
+    pub(super) draining_since: SmallVec<[&'a mut Option<Instant>; 1]>,
+}
+
+impl Table {
+    pub(super) fn new(store: Arc<dyn Store>, cache_bytes: u64) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::new(HashTable::new())).collect(),
+            cache: Cache::builder()
+                .max_capacity(cache_bytes)
+                .weigher(|key: &Key, _: &Record| {
+                    u32::try_from(key.as_str().len())
+                        .unwrap_or(u32::MAX)
+                        .saturating_add(CACHED_OVERHEAD)
+                })
+                .build(),
+            keys: AtomicU64::new(store.len()),
+            store,
+            reads: AtomicU64::new(1),
+            most_keys: AtomicU64::new(u64::MAX),
+            holds: Mutex::new(HashSet::new()),
+            holding: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub(super) fn limit_keys(&self, most: u64) {
+        self.most_keys.store(most, Ordering::Relaxed);
+    }
+
+    pub(super) fn may_add_key(&self) -> bool {
+        self.keys.load(Ordering::Relaxed) < self.most_keys.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn keys(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    /// Runs one step over the lanes of `keys`, which are distinct, making those that are missing.
+    ///
+    /// `retry` tells that the request has waited before, so that a read that failed is an answer
+    /// to it and not to be tried again.
+    pub(super) fn with_lanes<R>(
+        self: &Arc<Self>,
+        keys: &[Key],
+        retry: bool,
+        step: impl FnOnce(View<'_>) -> R,
+    ) -> R {
+        let mut reads: SmallVec<[(Key, u64); 1]> = SmallVec::new();
+        let result = match keys {
+            [key] => self.with_one(key, retry, &mut reads, step),
+            keys => self.with_several(keys, retry, &mut reads, step),
+        };
+        for (key, read) in reads {
+            let table = Arc::clone(self);
+            let of = key.clone();
+            let reply = Reply::new(move |result| table.loaded(&of, read, result));
+            self.store.read(&key, reply);
+        }
+        result
+    }
+
+    fn with_one<R>(
+        &self,
+        key: &Key,
+        retry: bool,
+        reads: &mut SmallVec<[(Key, u64); 1]>,
+        step: impl FnOnce(View<'_>) -> R,
+    ) -> R {
+        let mut shard = self.shard(shard_of(key));
+        let found = shard.entry(key.hash_value(), |slot| slot.key == *key, hash_of_slot);
+        let mut slot = match found {
+            Entry::Occupied(slot) => slot,
+            Entry::Vacant(vacant) => vacant.insert(self.open(key)),
+        };
+        let opened = slot.get_mut();
+        self.read_if_needed(opened, retry, reads);
+        let result = step(View {
+            lanes: SmallVec::from_iter([&mut opened.lane]),
+            draining_since: SmallVec::from_iter([&mut opened.draining_since]),
+        });
+        opened.tidy();
+        if opened.lane.is_idle() {
+            let (freed, _) = slot.remove();
+            self.free(freed);
+        }
+        result
+    }
+
+    fn with_several<R>(
+        &self,
+        keys: &[Key],
+        retry: bool,
+        reads: &mut SmallVec<[(Key, u64); 1]>,
+        step: impl FnOnce(View<'_>) -> R,
+    ) -> R {
+        let mut order: SmallVec<[usize; 4]> = keys.iter().map(shard_of).collect();
+        order.sort_unstable();
+        order.dedup();
+        let mut shards: SmallVec<[(usize, MutexGuard<'_, HashTable<Slot>>); 4]> =
+            order.into_iter().map(|at| (at, self.shard(at))).collect();
+        // Under all the locks at once, the lanes can be taken out and nobody sees them missing.
+        let mut slots: SmallVec<[Slot; 4]> = SmallVec::new();
+        for key in keys {
+            let at = shard_of(key);
+            let taken = shards
+                .iter_mut()
+                .find(|shard| shard.0 == at)
+                .and_then(|shard| {
+                    let found = shard
+                        .1
+                        .find_entry(key.hash_value(), |slot| slot.key == *key);
+                    found.ok().map(|entry| entry.remove().0)
+                });
+            let mut slot = taken.unwrap_or_else(|| self.open(key));
+            self.read_if_needed(&mut slot, retry, reads);
+            slots.push(slot);
+        }
+        let mut lanes = Lanes::new();
+        let mut draining_since = SmallVec::new();
+        for slot in &mut slots {
+            lanes.push(&mut slot.lane);
+            draining_since.push(&mut slot.draining_since);
+        }
+        let result = step(View {
+            lanes,
+            draining_since,
+        });
+        for mut slot in slots {
+            slot.tidy();
+            if slot.lane.is_idle() {
+                self.free(slot);
+                continue;
+            }
+            let at = shard_of(&slot.key);
+            if let Some(shard) = shards.iter_mut().find(|shard| shard.0 == at) {
+                shard
+                    .1
+                    .insert_unique(slot.key.hash_value(), slot, hash_of_slot);
+            }
+        }
+        result
+    }
+
+    /// Tells one lane what happened, where it still exists, and wakes whom it says.
+    fn tell(&self, key: &Key, event: impl FnOnce(&mut Lane) -> Vec<Waker>) {
+        let wake = {
+            let mut shard = self.shard(shard_of(key));
+            let Ok(mut slot) = shard.find_entry(key.hash_value(), |slot| slot.key == *key) else {
+                return;
+            };
+            let wake = event(&mut slot.get_mut().lane);
+            slot.get_mut().tidy();
+            if slot.get().lane.is_idle() {
+                let (freed, _) = slot.remove();
+                self.free(freed);
+            }
+            wake
+        };
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Tells the lanes of one request, in turn, of something that can only release others.
+    pub(super) fn tell_each(
+        &self,
+        keys: &[Key],
+        tickets: &[Option<lane::Ticket>],
+        event: impl Fn(&mut Lane, lane::Ticket) -> Vec<Waker>,
+    ) {
+        for (key, ticket) in keys.iter().zip(tickets) {
+            if let Some(ticket) = *ticket {
+                self.tell(key, |lane| event(lane, ticket));
+            }
+        }
+    }
+
+    /// Carries out what a step left to be done, once its lanes are let go.
+    pub(super) fn carry_out(
+        self: &Arc<Self>,
+        keys: &[Key],
+        effects: Effects,
+        drain: impl Fn(&Handle),
+    ) {
+        effects.wake.into_iter().for_each(Waker::wake);
+        if !effects.commit.is_empty() {
+            self.commit(keys, effects.commit);
+        }
+        effects.drain.iter().for_each(drain);
+    }
+
+    fn commit(self: &Arc<Self>, keys: &[Key], commits: Vec<(usize, u64, Record, bool)>) {
+        let mut raises = Vec::with_capacity(commits.len());
+        let mut changes: SmallVec<[(Key, u64); 1]> = SmallVec::new();
+        for (index, change, record, first) in commits {
+            let Some(key) = keys.get(index) else { continue };
+            if first {
+                self.keys.fetch_add(1, Ordering::Relaxed);
+            }
+            changes.push((key.clone(), change));
+            raises.push(Raise {
+                key: key.clone(),
+                record,
+            });
+        }
+        let table = Arc::clone(self);
+        let reply = Reply::new(move |result: Result<(), StoreError>| {
+            if let Err(error) = &result {
+                tracing::error!(%error, "a raised mark could not be made durable");
+            }
+            for (key, change) in &changes {
+                table.tell(key, |lane| lane.committed(*change, result.is_ok()));
+            }
+        });
+        self.store.commit(raises, reply);
+    }
+
+    fn loaded(&self, key: &Key, read: u64, result: Result<Option<Record>, StoreError>) {
+        match result {
+            Ok(record) => {
+                let record = record.filter(|_| !fault::planted(Fault::ForgetMarks));
+                self.tell(key, |lane| {
+                    // The hold is looked up under the lane's lock: its end walks all lanes after
+                    // it has taken the namespace off the list.
+                    lane.loaded(read, record, self.is_held(key))
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "a mark could not be read");
+                self.tell(key, |lane| lane.load_failed(read));
+            }
+        }
+    }
+
+    fn open(&self, key: &Key) -> Slot {
+        let cached = self.cache.get(key);
+        let lane = match &cached {
+            Some(record) => Lane::known(Some(record.clone()), self.is_held(key)),
+            // The number of a read starts at 1: 0 says that none has been started.
+            None => Lane::loading(0),
+        };
+        Slot {
+            key: key.clone(),
+            lane,
+            draining_since: None,
+            cached,
+        }
+    }
+
+    fn read_if_needed(&self, slot: &mut Slot, retry: bool, reads: &mut SmallVec<[(Key, u64); 1]>) {
+        let unread = slot.lane.read_under_way() == Some(0);
+        if unread || (slot.lane.read_failed() && !retry) {
+            let read = self.reads.fetch_add(1, Ordering::Relaxed);
+            slot.lane.load_again(read);
+            reads.push((slot.key.clone(), read));
+        }
+    }
+
+    fn free(&self, slot: Slot) {
+        if let Some(record) = slot.lane.record()
+            && slot.lane.read_under_way().is_none()
+            && slot.cached.as_ref() != Some(record)
+        {
+            self.cache.insert(slot.key, record.clone());
+        }
+    }
+
+    // The hold after a crash.
+
+    pub(super) fn hold(&self, namespace: &str) {
+        lock(&self.holds).insert(namespace.into());
+        self.holding.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn hold_over(&self, namespace: &str) {
+        {
+            let mut holds = lock(&self.holds);
+            holds.remove(namespace);
+            self.holding.store(!holds.is_empty(), Ordering::SeqCst);
+        }
+        let mut wake = Vec::new();
+        for shard in &self.shards {
+            for slot in lock(shard).iter_mut() {
+                if slot.key.namespace() == namespace {
+                    wake.append(&mut slot.lane.hold_over());
+                    slot.tidy();
+                }
+            }
+        }
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.holding.load(Ordering::SeqCst)
+    }
+
+    fn is_held(&self, key: &Key) -> bool {
+        self.holding.load(Ordering::SeqCst) && lock(&self.holds).contains(key.namespace())
+    }
+
+    // What is in use.
+
+    /// Calls `look` for every lane, a shard at a time.
+    pub(super) fn each(&self, mut look: impl FnMut(&Key, &Lane)) {
+        for shard in &self.shards {
+            for slot in lock(shard).iter() {
+                look(&slot.key, &slot.lane);
+            }
+        }
+    }
+
+    pub(super) fn look<R>(&self, key: &Key, look: impl FnOnce(&Lane) -> R) -> Option<R> {
+        let shard = self.shard(shard_of(key));
+        let slot = shard.find(key.hash_value(), |slot| slot.key == *key)?;
+        Some(look(&slot.lane))
+    }
+
+    fn shard(&self, at: usize) -> MutexGuard<'_, HashTable<Slot>> {
+        #[expect(clippy::indexing_slicing, reason = "a shard's number is below SHARDS")]
+        lock(&self.shards[at])
+    }
+}
+
+impl Slot {
+    /// The drain's clock stands still only until nothing holds the mark any more.
+    fn tidy(&mut self) {
+        if self.draining_since.is_some()
+            && self
+                .lane
+                .mark()
+                .is_none_or(|mark: Token| self.lane.held(mark).is_none())
+        {
+            self.draining_since = None;
+        }
+    }
+}
+
+fn shard_of(key: &Key) -> usize {
+    // The upper bits: the hash table inside the shard uses the lower ones.
+    #[expect(clippy::cast_possible_truncation, reason = "below 64 after the shift")]
+    let at = (key.hash_value() >> 58) as usize;
+    at % SHARDS
+}
+
+fn hash_of_slot(slot: &Slot) -> u64 {
+    slot.key.hash_value()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while a lane was held has left it in a state that was consistent step by step, and
+    // whoever panicked counts as an unknown outcome: going on is safer than losing the mark.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
