@@ -1,1 +1,7 @@
 //! The gate: config, listeners, the exchange with the upstream, the store and the admin API.
+
+pub mod body;
+pub mod exchange;
+pub mod spool;
+pub mod timer;
+pub mod upstream;

@@ -222,7 +222,9 @@ impl Fence {
         let mut handles = Vec::new();
         self.table
             .each(|_, lane| handles.extend(lane.all().cloned()));
-        handles.iter().for_each(|handle: &Handle| handle.cut());
+        handles
+            .into_iter()
+            .for_each(|handle: Handle| handle.cut());
     }
 }
 
