@@ -5,3 +5,4 @@ pub mod exchange;
 pub mod spool;
 pub mod timer;
 pub mod upstream;
+pub mod config;

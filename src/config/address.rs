@@ -1,0 +1,323 @@
+//! Where things are: addresses to listen on, URLs of upstreams, networks of proxies.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A host and a port.
+///
+/// ```
+/// use fencegate::config::Address;
+///
+/// let address: Address = "[::1]:8080".parse()?;
+/// assert_eq!((address.host(), address.port()), ("::1", 8080));
+/// assert!(address.is_loopback());
+/// # Ok::<(), fencegate::config::BadAddress>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// The host: an IP address without brackets, or a name.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port; 0 asks the system for a free one.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether only this machine reaches it: a loopback address, or `localhost` (RFC 6761,
+    /// section 6.3).
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.host.parse::<IpAddr>().map_or_else(
+            |_| self.host == "localhost",
+            |ip| ip.to_canonical().is_loopback(),
+        )
+    }
+
+    /// Stands for an address that could not be read, while the rest of the config is looked at.
+    pub(super) fn unreadable() -> Self {
+        Self {
+            host: "localhost".to_owned(),
+            port: 0,
+        }
+    }
+
+    /// Reads `host[:port]`.
+    fn parse(text: &str, default_port: Option<u16>) -> Result<Self, BadAddress> {
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, port) = rest.split_once(']').ok_or(BadAddress::Host)?;
+            let ip: Ipv6Addr = host.parse().map_err(|_| BadAddress::Host)?;
+            let port = match port.strip_prefix(':') {
+                None if port.is_empty() => None,
+                None => return Err(BadAddress::Host),
+                port => port,
+            };
+            (ip.to_string(), port)
+        } else {
+            let (host, port) = match text.split_once(':') {
+                None => (text, None),
+                Some((host, port)) => (host, Some(port)),
+            };
+            if port.is_some_and(|port| port.contains(':')) {
+                return Err(BadAddress::Brackets);
+            }
+            if !is_host(host) {
+                return Err(BadAddress::Host);
+            }
+            (host.to_ascii_lowercase(), port)
+        };
+        let port = match port {
+            None => default_port.ok_or(BadAddress::NoPort)?,
+            Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                port.parse().map_err(|_| BadAddress::Port)?
+            }
+            Some(_) => return Err(BadAddress::Port),
+        };
+        Ok(Self { host, port })
+    }
+}
+
+fn is_host(host: &str) -> bool {
+    let numeric = host
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if numeric {
+        // `127.1` and `1` are addresses to some resolvers and names to others.
+        return host.parse::<IpAddr>().is_ok();
+    }
+    host.len() <= 253
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && host.split('.').rev().skip(1).all(|label| !label.is_empty())
+}
+
+impl FromStr for Address {
+    type Err = BadAddress;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text, None)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Why a text is no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadAddress {
+    /// The host is missing or malformed.
+    Host,
+    /// An IPv6 address without brackets.
+    Brackets,
+    /// There is no port.
+    NoPort,
+    /// The port is not a number from 0 to 65535.
+    Port,
+}
+
+impl fmt::Display for BadAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "the host is not an IP address or a name",
+            Self::Brackets => "an IPv6 address needs brackets, as in [::1]:8080",
+            Self::NoPort => "the port is missing",
+            Self::Port => "the port is not a number from 0 to 65535",
+        })
+    }
+}
+
+impl std::error::Error for BadAddress {}
+
+/// Where an upstream is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Url {
+    /// HTTP over TCP.
+    Http(Address),
+    /// The small object store within the process, to try things on.
+    BuiltinObjects,
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(address) => write!(f, "http://{address}"),
+            Self::BuiltinObjects => f.write_str("builtin:objects"),
+        }
+    }
+}
+
+impl FromStr for Url {
+    type Err = BadUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "builtin:objects" {
+            return Ok(Self::BuiltinObjects);
+        }
+        let scheme = text.get(..7).unwrap_or_default();
+        if !scheme.eq_ignore_ascii_case("http://") {
+            return Err(BadUrl::Scheme);
+        }
+        let rest = text.get(7..).unwrap_or_default();
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        if authority.contains('@') {
+            return Err(BadUrl::UserInfo);
+        }
+        if !matches!(tail, "" | "/") {
+            return Err(BadUrl::Path);
+        }
+        let address = Address::parse(authority, Some(80)).map_err(BadUrl::Address)?;
+        if address.port == 0 {
+            return Err(BadUrl::Address(BadAddress::Port));
+        }
+        Ok(Self::Http(address))
+    }
+}
+
+/// Why a text is no URL of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadUrl {
+    /// Not `http://`.
+    Scheme,
+    /// A name or a password before the host.
+    UserInfo,
+    /// A path, a query or a fragment.
+    Path,
+    /// What is wrong with the host or the port.
+    Address(BadAddress),
+}
+
+impl fmt::Display for BadUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scheme => f.write_str("expected http://HOST[:PORT] or builtin:objects"),
+            Self::UserInfo => f.write_str(
+                "a URL carries no user name or password; set a header in upstream.headers instead",
+            ),
+            Self::Path => f.write_str(
+                "a URL has no path or query: the path of the request is forwarded as it came",
+            ),
+            Self::Address(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BadUrl {}
+
+/// A network: an address and how many of its leading bits count.
+///
+/// ```
+/// use fencegate::config::Cidr;
+///
+/// let network: Cidr = "10.0.0.0/8".parse()?;
+/// assert!(network.contains("10.1.2.3".parse()?));
+/// assert!(!network.contains("11.0.0.1".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    network: IpAddr,
+    prefix: u8,
+}
+
+impl Cidr {
+    /// Whether `ip` belongs to the network. An IPv4 address that comes in IPv6's clothes, as on a
+    /// dual-stack socket, is the IPv4 address.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        mask(ip.to_canonical(), self.prefix) == Some(self.network)
+    }
+}
+
+/// `ip` with only its leading bits; `None` when it has fewer.
+fn mask(ip: IpAddr, prefix: u8) -> Option<IpAddr> {
+    match ip {
+        IpAddr::V4(ip) => {
+            let rest = 32_u32.checked_sub(prefix.into())?;
+            let bits = u32::MAX.checked_shl(rest).unwrap_or(0);
+            Some(IpAddr::V4((ip.to_bits() & bits).into()))
+        }
+        IpAddr::V6(ip) => {
+            let rest = 128_u32.checked_sub(prefix.into())?;
+            let bits = u128::MAX.checked_shl(rest).unwrap_or(0);
+            Some(IpAddr::V6((ip.to_bits() & bits).into()))
+        }
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = BadCidr;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (ip, prefix) = match text.split_once('/') {
+            None => (text, None),
+            Some((ip, prefix)) => (ip, Some(prefix)),
+        };
+        let ip: IpAddr = ip.parse().map_err(|_| BadCidr::Form)?;
+        if ip != ip.to_canonical() {
+            return Err(BadCidr::Mapped);
+        }
+        let all = if ip.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            None => all,
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                bits.parse().map_err(|_| BadCidr::Form)?
+            }
+            Some(_) => return Err(BadCidr::Form),
+        };
+        let network = mask(ip, prefix).ok_or(BadCidr::Form)?;
+        if network != ip {
+            return Err(BadCidr::HostBits(Self { network, prefix }));
+        }
+        Ok(Self { network, prefix })
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+/// Why a text is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadCidr {
+    /// Not an address with an optional prefix length.
+    Form,
+    /// An IPv4 address written as an IPv6 one.
+    Mapped,
+    /// Bits are set that do not count; the network that was probably meant.
+    HostBits(Cidr),
+}
+
+impl fmt::Display for BadCidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Form => f.write_str("expected a network such as 10.0.0.0/8 or fd00::/8"),
+            Self::Mapped => f.write_str("an IPv4 network is written as such, not within IPv6"),
+            Self::HostBits(network) => write!(
+                f,
+                "bits beyond the prefix are set; the network would be {network}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for BadCidr {}
