@@ -25,12 +25,20 @@ pub(super) struct Buffer {
 
 impl Buffer {
     pub(super) fn new() -> Self {
-        Self { bytes: vec![0; BASE_BYTES], start: 0, approved: 0, end: 0, filled: false }
+        Self {
+            bytes: vec![0; BASE_BYTES],
+            start: 0,
+            approved: 0,
+            end: 0,
+            filled: false,
+        }
     }
 
     /// What may be handed on.
     pub(super) fn approved(&self) -> &[u8] {
-        self.bytes.get(self.start..self.approved).unwrap_or_default()
+        self.bytes
+            .get(self.start..self.approved)
+            .unwrap_or_default()
     }
 
     /// What is not yet judged.

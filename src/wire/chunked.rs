@@ -46,9 +46,24 @@ impl Chunks {
             let rest = pending.get(pass..).unwrap_or_default();
             match self.step(rest, limits) {
                 Ok(Step::Passed(bytes)) => pass += bytes,
-                Ok(Step::Done(bytes)) => return Scanned { pass: pass + bytes, end: Ok(true) },
-                Ok(Step::More) => return Scanned { pass, end: Ok(false) },
-                Err(violation) => return Scanned { pass, end: Err(violation.in_body()) },
+                Ok(Step::Done(bytes)) => {
+                    return Scanned {
+                        pass: pass + bytes,
+                        end: Ok(true),
+                    };
+                }
+                Ok(Step::More) => {
+                    return Scanned {
+                        pass,
+                        end: Ok(false),
+                    };
+                }
+                Err(violation) => {
+                    return Scanned {
+                        pass,
+                        end: Err(violation.in_body()),
+                    };
+                }
             }
         }
     }
@@ -56,11 +71,20 @@ impl Chunks {
     fn step(&mut self, rest: &[u8], limits: &HeadLimits) -> Result<Step, Violation> {
         match &mut self.at {
             At::Size => {
-                let Some((line, len)) = line(rest, MAX_SIZE_DIGITS + MAX_EXTENSION_BYTES, CHUNK_LINE_TOO_LONG)? else {
+                let Some((line, len)) = line(
+                    rest,
+                    MAX_SIZE_DIGITS + MAX_EXTENSION_BYTES,
+                    CHUNK_LINE_TOO_LONG,
+                )?
+                else {
                     return Ok(Step::More);
                 };
                 let size = self.chunk_size(line)?;
-                self.at = if size == 0 { At::Trailers } else { At::Data(size) };
+                self.at = if size == 0 {
+                    At::Trailers
+                } else {
+                    At::Data(size)
+                };
                 Ok(Step::Passed(len))
             }
             At::Data(left) => {
@@ -87,17 +111,26 @@ impl Chunks {
     }
 
     fn chunk_size(&mut self, line: &[u8]) -> Result<u64, Violation> {
-        const MALFORMED: Violation = Violation::bad("A chunk's size is not 1 to 16 hexadecimal digits.");
-        let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
+        const MALFORMED: Violation =
+            Violation::bad("A chunk's size is not 1 to 16 hexadecimal digits.");
+        let digits = line
+            .iter()
+            .position(|byte| !byte.is_ascii_hexdigit())
+            .unwrap_or(line.len());
         let (digits, extension) = line.split_at(digits);
-        if digits.is_empty() || digits.len() > MAX_SIZE_DIGITS || !matches!(extension, [] | [b';', ..]) {
+        if digits.is_empty()
+            || digits.len() > MAX_SIZE_DIGITS
+            || !matches!(extension, [] | [b';', ..])
+        {
             return Err(MALFORMED);
         }
         if field::has_control(extension) {
             return Err(Violation::bad("A chunk extension has a control character."));
         }
         self.extension_bytes += extension.len();
-        if extension.len() > MAX_EXTENSION_BYTES || self.extension_bytes > MAX_EXTENSION_BYTES_PER_BODY {
+        if extension.len() > MAX_EXTENSION_BYTES
+            || self.extension_bytes > MAX_EXTENSION_BYTES_PER_BODY
+        {
             return Err(Violation::bad("The chunk extensions are too long."));
         }
         let text = std::str::from_utf8(digits).map_err(|_| MALFORMED)?;
@@ -105,8 +138,12 @@ impl Chunks {
     }
 
     fn trailer(&mut self, rest: &[u8], limits: &HeadLimits) -> Result<Step, Violation> {
-        const TOO_LARGE: Violation = Violation::head(Reason::HeadersTooLarge, "The trailers are too large.");
-        let max = limits.header_bytes.min(MAX_TRAILER_BYTES).saturating_sub(self.trailer_bytes);
+        const TOO_LARGE: Violation =
+            Violation::head(Reason::HeadersTooLarge, "The trailers are too large.");
+        let max = limits
+            .header_bytes
+            .min(MAX_TRAILER_BYTES)
+            .saturating_sub(self.trailer_bytes);
         let Some((line, len)) = line(rest, max, TOO_LARGE)? else {
             return Ok(Step::More);
         };
@@ -136,9 +173,15 @@ fn line(rest: &[u8], max: usize, too_long: Violation) -> Result<Option<(&[u8], u
     // With the CRLF a line may be two bytes longer.
     let window = rest.get(..max.saturating_add(2)).unwrap_or(rest);
     let Some(lf) = memchr(b'\n', window) else {
-        return if rest.len() >= max.saturating_add(2) { Err(too_long) } else { Ok(None) };
+        return if rest.len() >= max.saturating_add(2) {
+            Err(too_long)
+        } else {
+            Ok(None)
+        };
     };
     let line = window.get(..lf).unwrap_or_default();
-    let line = line.strip_suffix(b"\r").ok_or(Violation::bad("A line ends in a bare LF."))?;
+    let line = line
+        .strip_suffix(b"\r")
+        .ok_or(Violation::bad("A line ends in a bare LF."))?;
     Ok(Some((line, lf + 1)))
 }

@@ -47,7 +47,13 @@ pub struct ClientIo<S> {
 
 impl<S> ClientIo<S> {
     /// Wraps a client's stream on which nothing has been read yet.
-    pub fn new(stream: S, limits: HeadLimits, linger: LingerLimits, state: Arc<ConnState>, refuse: Refuse) -> Self {
+    pub fn new(
+        stream: S,
+        limits: HeadLimits,
+        linger: LingerLimits,
+        state: Arc<ConnState>,
+        refuse: Refuse,
+    ) -> Self {
         Self {
             stream,
             buffer: Buffer::new(),
@@ -119,7 +125,10 @@ impl<S> ClientIo<S> {
             // What passed before it is handed on first.
             Next::Violation(violation) => self.break_off(violation),
         }
-        if was_head && self.state.phase() != Phase::Head && self.guard.head_started(self.buffer.pending()) {
+        if was_head
+            && self.state.phase() != Phase::Head
+            && self.guard.head_started(self.buffer.pending())
+        {
             self.state.head_began();
         }
     }
@@ -148,7 +157,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
             self.farewell = Some(Farewell::new(Vec::new(), linger));
         }
         match &mut self.farewell {
-            Some(farewell) => farewell.poll(cx, &mut self.stream, self.buffer.scratch(), &self.state),
+            Some(farewell) => {
+                farewell.poll(cx, &mut self.stream, self.buffer.scratch(), &self.state)
+            }
             None => Poll::Ready(()),
         }
     }
@@ -177,7 +188,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read_approved(&mut self, cx: &mut Context<'_>, out: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read_approved(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let approved = self.buffer.approved();
             if !approved.is_empty() {
@@ -203,7 +218,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
                 } else {
                     ready!(self.poll_hold(cx))?;
                     if self.buffer.is_empty() {
-                        return if self.eof { Poll::Ready(Ok(())) } else { Poll::Pending };
+                        return if self.eof {
+                            Poll::Ready(Ok(()))
+                        } else {
+                            Poll::Pending
+                        };
                     }
                     // Only what was held back needs a wake-up of its own.
                     self.state.hold(cx);
@@ -217,7 +236,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
                 if !self.guard.head_started(self.buffer.pending()) {
                     return Poll::Ready(Ok(()));
                 }
-                self.break_off(Violation::head(Reason::RequestTimeout, "The request's header took too long to arrive."));
+                self.break_off(Violation::head(
+                    Reason::RequestTimeout,
+                    "The request's header took too long to arrive.",
+                ));
             } else if !self.starved {
                 self.judge();
             } else if self.eof {
@@ -242,13 +264,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Read for ClientIo<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         self.get_mut().poll_read_approved(cx, &mut buf)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientIo<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.note_write(written)

@@ -61,7 +61,10 @@ impl Guard {
     /// A guard at the start of a connection.
     #[must_use]
     pub fn new(limits: HeadLimits) -> Self {
-        Self { limits, state: State::Head(HeadScan::default()) }
+        Self {
+            limits,
+            state: State::Head(HeadScan::default()),
+        }
     }
 
     /// Judges `pending`: all bytes that have arrived and have not passed yet, in order. How they
@@ -84,7 +87,8 @@ impl Guard {
                     Err(violation) => self.state = State::Broken(violation),
                 },
                 State::Length(left) => {
-                    let bytes = usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
+                    let bytes =
+                        usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
                     pass += bytes;
                     *left -= bytes as u64;
                     if *left > 0 {

@@ -26,7 +26,11 @@ pub struct HeadLimits {
 
 impl Default for HeadLimits {
     fn default() -> Self {
-        Self { header_bytes: 64 * 1024, header_count: 100, target_bytes: 32 * 1024 }
+        Self {
+            header_bytes: 64 * 1024,
+            header_count: 100,
+            target_bytes: 32 * 1024,
+        }
     }
 }
 
@@ -67,7 +71,11 @@ impl HeadScan {
     /// Limits come before content, and content is judged only once its line is whole, so that the
     /// verdict is the same however the bytes were split. The first byte alone is judged at once: a
     /// TLS or binary client would else wait for a timeout.
-    pub(super) fn scan(&mut self, pending: &[u8], limits: &HeadLimits) -> Result<Option<Head>, Violation> {
+    pub(super) fn scan(
+        &mut self,
+        pending: &[u8],
+        limits: &HeadLimits,
+    ) -> Result<Option<Head>, Violation> {
         if self.judged == 0 {
             match pending {
                 [] | [b'\r'] => return Ok(None),
@@ -76,27 +84,44 @@ impl HeadScan {
                 _ => {}
             }
         }
-        if !self.request_line && pending.get(self.origin).is_some_and(|&byte| !field::is_tchar(byte)) {
-            return Err(Violation::bad("The request line does not start with a method."));
+        if !self.request_line
+            && pending
+                .get(self.origin)
+                .is_some_and(|&byte| !field::is_tchar(byte))
+        {
+            return Err(Violation::bad(
+                "The request line does not start with a method.",
+            ));
         }
         loop {
             let unsearched = pending.get(self.searched..).unwrap_or_default();
             let Some(lf) = memchr(b'\n', unsearched).map(|at| self.searched + at) else {
                 self.searched = pending.len();
-                return self.check_size(pending.len(), pending.len() + 1, limits).map(|()| None);
+                return self
+                    .check_size(pending.len(), pending.len() + 1, limits)
+                    .map(|()| None);
             };
             let line = pending.get(self.judged..lf).unwrap_or_default();
             self.check_size(lf, lf + 1, limits)?;
             (self.judged, self.searched) = (lf + 1, lf + 1);
             // RFC 9112, section 2.2 lets a recipient take a bare LF for a line end; those who do
             // and those who don't see different requests.
-            let line = line.strip_suffix(b"\r").ok_or(Violation::bad("A line ends in a bare LF."))?;
+            let line = line
+                .strip_suffix(b"\r")
+                .ok_or(Violation::bad("A line ends in a bare LF."))?;
             if !self.request_line {
                 self.request_line = true;
                 self.http_10 = request_line(line, limits)?;
             } else if line.is_empty() {
-                let framing = if self.chunked { Framing::Chunked } else { Framing::Length(self.length.unwrap_or(0)) };
-                return Ok(Some(Head { len: lf + 1, framing }));
+                let framing = if self.chunked {
+                    Framing::Chunked
+                } else {
+                    Framing::Length(self.length.unwrap_or(0))
+                };
+                return Ok(Some(Head {
+                    len: lf + 1,
+                    framing,
+                }));
             } else {
                 self.field(line, limits)?;
             }
@@ -110,13 +135,26 @@ impl HeadScan {
 
     /// `line_end` is behind the last known byte of the line that began at `self.judged`, and
     /// `head_end` is the least that the head can come to.
-    fn check_size(&self, line_end: usize, head_end: usize, limits: &HeadLimits) -> Result<(), Violation> {
+    fn check_size(
+        &self,
+        line_end: usize,
+        head_end: usize,
+        limits: &HeadLimits,
+    ) -> Result<(), Violation> {
         let head_full = head_end - self.origin > limits.header_bytes;
         if self.request_line {
             if head_full {
-                return Err(Violation::head(Reason::HeadersTooLarge, "The request's header is too large."));
+                return Err(Violation::head(
+                    Reason::HeadersTooLarge,
+                    "The request's header is too large.",
+                ));
             }
-        } else if head_full || line_end - self.judged > limits.target_bytes.saturating_add(MAX_METHOD_BYTES + REQUEST_LINE_REST) {
+        } else if head_full
+            || line_end - self.judged
+                > limits
+                    .target_bytes
+                    .saturating_add(MAX_METHOD_BYTES + REQUEST_LINE_REST)
+        {
             return Err(Violation::head(Reason::UriTooLong, TARGET_TOO_LONG));
         }
         Ok(())
@@ -125,7 +163,10 @@ impl HeadScan {
     fn field(&mut self, line: &[u8], limits: &HeadLimits) -> Result<(), Violation> {
         self.fields += 1;
         if self.fields > limits.header_count {
-            return Err(Violation::head(Reason::HeadersTooLarge, "The request has too many header lines."));
+            return Err(Violation::head(
+                Reason::HeadersTooLarge,
+                "The request has too many header lines.",
+            ));
         }
         let (name, value) = field::split(line)?;
         // The length sorts out almost every other header before a byte is compared.
@@ -139,7 +180,9 @@ impl HeadScan {
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 if self.length.is_some() {
-                    return Err(Violation::bad("The request has more than one Content-Length header."));
+                    return Err(Violation::bad(
+                        "The request has more than one Content-Length header.",
+                    ));
                 }
                 self.length = Some(content_length(value)?);
             }
@@ -149,7 +192,9 @@ impl HeadScan {
                     return Err(Violation::bad("HTTP/1.0 has no Transfer-Encoding."));
                 }
                 if self.chunked {
-                    return Err(Violation::bad("The request has more than one Transfer-Encoding header."));
+                    return Err(Violation::bad(
+                        "The request has more than one Transfer-Encoding header.",
+                    ));
                 }
                 transfer_encoding(value)?;
                 self.chunked = true;
@@ -158,7 +203,9 @@ impl HeadScan {
         }
         // RFC 9112, section 6.1: the two together are an attempt at smuggling.
         if self.chunked && self.length.is_some() {
-            return Err(Violation::bad("Content-Length and Transfer-Encoding exclude each other."));
+            return Err(Violation::bad(
+                "Content-Length and Transfer-Encoding exclude each other.",
+            ));
         }
         Ok(())
     }
@@ -168,8 +215,12 @@ const TARGET_TOO_LONG: &str = "The request target is too long.";
 
 /// RFC 9112, section 3, without the lenience it allows. Says whether it is HTTP/1.0.
 fn request_line(line: &[u8], limits: &HeadLimits) -> Result<bool, Violation> {
-    const MALFORMED: Violation = Violation::bad("The request line is not METHOD SP target SP HTTP/1.1.");
-    let space = line.iter().position(|&byte| !field::is_tchar(byte)).ok_or(MALFORMED)?;
+    const MALFORMED: Violation =
+        Violation::bad("The request line is not METHOD SP target SP HTTP/1.1.");
+    let space = line
+        .iter()
+        .position(|&byte| !field::is_tchar(byte))
+        .ok_or(MALFORMED)?;
     let (method, rest) = line.split_at(space);
     let rest = rest.strip_prefix(b" ").ok_or(MALFORMED)?;
     if method.is_empty() || method.len() > MAX_METHOD_BYTES {
@@ -179,7 +230,11 @@ fn request_line(line: &[u8], limits: &HeadLimits) -> Result<bool, Violation> {
     let http_10 = match version {
         b" HTTP/1.1" => false,
         b" HTTP/1.0" => true,
-        _ => return Err(Violation::bad("The request line does not end in HTTP/1.1 or HTTP/1.0.")),
+        _ => {
+            return Err(Violation::bad(
+                "The request line does not end in HTTP/1.1 or HTTP/1.0.",
+            ));
+        }
     };
     if target.len() > limits.target_bytes {
         return Err(Violation::head(Reason::UriTooLong, TARGET_TOO_LONG));
@@ -193,10 +248,15 @@ fn check_target(target: &[u8]) -> Result<(), Violation> {
     let (mut visible, mut plain) = (true, target.first() == Some(&b'/'));
     for &byte in target {
         visible &= byte.is_ascii_graphic();
-        plain &= !matches!(byte, b'"' | b'#' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+        plain &= !matches!(
+            byte,
+            b'"' | b'#' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
+        );
     }
     if !visible || target.is_empty() {
-        return Err(Violation::bad("The request target is empty or has a character that is not allowed there."));
+        return Err(Violation::bad(
+            "The request target is empty or has a character that is not allowed there.",
+        ));
     }
     if !plain && http::Uri::try_from(target).is_err() {
         return Err(Violation::bad("The request target is not a URI."));
@@ -206,7 +266,8 @@ fn check_target(target: &[u8]) -> Result<(), Violation> {
 
 /// RFC 9110, section 8.6: 1*DIGIT, and of one number only.
 fn content_length(value: &[u8]) -> Result<u64, Violation> {
-    const MALFORMED: Violation = Violation::bad("Content-Length is not one decimal number below 2^63.");
+    const MALFORMED: Violation =
+        Violation::bad("Content-Length is not one decimal number below 2^63.");
     if value.is_empty() {
         return Err(MALFORMED);
     }
@@ -214,7 +275,9 @@ fn content_length(value: &[u8]) -> Result<u64, Violation> {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         length.checked_mul(10)?.checked_add(digit)
     });
-    length.filter(|&length| length <= MAX_LENGTH).ok_or(MALFORMED)
+    length
+        .filter(|&length| length <= MAX_LENGTH)
+        .ok_or(MALFORMED)
 }
 
 /// RFC 9112, section 6.1. `chunked` alone is served. Well-formed lists of other known codings are
@@ -223,15 +286,35 @@ fn transfer_encoding(value: &[u8]) -> Result<(), Violation> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
     }
-    const OTHERS: [&[u8]; 7] = [b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"br", b"zstd"];
-    let mut codings = value.split(|&byte| byte == b',').map(field::trim).peekable();
+    const OTHERS: [&[u8]; 7] = [
+        b"gzip",
+        b"x-gzip",
+        b"deflate",
+        b"compress",
+        b"x-compress",
+        b"br",
+        b"zstd",
+    ];
+    let mut codings = value
+        .split(|&byte| byte == b',')
+        .map(field::trim)
+        .peekable();
     let mut others = 0;
     while let Some(coding) = codings.next() {
-        if OTHERS.iter().any(|other| coding.eq_ignore_ascii_case(other)) {
+        if OTHERS
+            .iter()
+            .any(|other| coding.eq_ignore_ascii_case(other))
+        {
             others += 1;
-        } else if !(coding.eq_ignore_ascii_case(b"chunked") && codings.peek().is_none() && others > 0) {
+        } else if !(coding.eq_ignore_ascii_case(b"chunked")
+            && codings.peek().is_none()
+            && others > 0)
+        {
             return Err(Violation::bad("Transfer-Encoding is not exactly chunked."));
         }
     }
-    Err(Violation::head(Reason::NotImplemented, "Of transfer codings only chunked is served."))
+    Err(Violation::head(
+        Reason::NotImplemented,
+        "Of transfer codings only chunked is served.",
+    ))
 }

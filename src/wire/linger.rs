@@ -26,7 +26,10 @@ pub struct LingerLimits {
 
 impl Default for LingerLimits {
     fn default() -> Self {
-        Self { silence: Duration::from_secs(5), total: Duration::from_secs(30) }
+        Self {
+            silence: Duration::from_secs(5),
+            total: Duration::from_secs(30),
+        }
     }
 }
 
@@ -35,7 +38,10 @@ enum Step {
     Write,
     Flush,
     Shutdown,
-    Linger { until: Instant, sleep: Pin<Box<Sleep>> },
+    Linger {
+        until: Instant,
+        sleep: Pin<Box<Sleep>>,
+    },
     Done,
 }
 
@@ -51,7 +57,12 @@ pub(super) struct Farewell {
 
 impl Farewell {
     pub(super) fn new(words: Vec<u8>, linger: Option<LingerLimits>) -> Self {
-        Self { words, said: 0, linger, step: Step::Write }
+        Self {
+            words,
+            said: 0,
+            linger,
+            step: Step::Write,
+        }
     }
 
     /// Ready when the socket can be dropped. That the client went away first is no error: there is
@@ -98,7 +109,10 @@ impl Farewell {
                 Poll::Ready(Ok(self.linger.map_or(Step::Done, |limits| {
                     let now = Instant::now();
                     let sleep = Box::pin(sleep_until(now + limits.silence.min(limits.total)));
-                    Step::Linger { until: now + limits.total, sleep }
+                    Step::Linger {
+                        until: now + limits.total,
+                        sleep,
+                    }
                 })))
             }
             Step::Linger { until, sleep } => {

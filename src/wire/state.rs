@@ -81,7 +81,9 @@ impl ConnState {
             Phase::Closing,
         ];
         let phase = self.phase.load(Ordering::Acquire);
-        ALL.get(usize::from(phase)).copied().unwrap_or(Phase::Closing)
+        ALL.get(usize::from(phase))
+            .copied()
+            .unwrap_or(Phase::Closing)
     }
 
     /// Whether the body of the request in service has arrived whole.
@@ -185,7 +187,8 @@ impl ConnState {
 
     pub(super) fn write_blocked(&self) {
         if self.write_blocked_since.load(Ordering::Relaxed) == 0 {
-            self.write_blocked_since.store(self.now().max(1), Ordering::Relaxed);
+            self.write_blocked_since
+                .store(self.now().max(1), Ordering::Relaxed);
         }
     }
 
@@ -198,7 +201,11 @@ impl ConnState {
 
     pub(super) fn release(&self) {
         if self.held.load(Ordering::SeqCst) && self.held.swap(false, Ordering::SeqCst) {
-            let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let waker = self
+                .waker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             if let Some(waker) = waker {
                 waker.wake();
             }

@@ -17,7 +17,11 @@ pub struct Violation {
 
 impl Violation {
     pub(super) const fn head(reason: Reason, detail: &'static str) -> Self {
-        Self { reason, detail, in_head: true }
+        Self {
+            reason,
+            detail,
+            in_head: true,
+        }
     }
 
     pub(super) const fn bad(detail: &'static str) -> Self {

@@ -52,7 +52,10 @@ impl Watchdog {
     /// A watchdog that has seen nothing yet.
     #[must_use]
     pub fn new(timeouts: ConnTimeouts) -> Self {
-        Self { timeouts, sleep: None }
+        Self {
+            timeouts,
+            sleep: None,
+        }
     }
 
     /// Ready when a time is over. To be polled after the connection, in the same task, whenever
@@ -66,7 +69,9 @@ impl Watchdog {
                 (Some(sleep), Some((at, _))) if at < sleep.deadline() => sleep.as_mut().reset(at),
                 _ => {}
             }
-            let Some(sleep) = &mut self.sleep else { return Poll::Pending };
+            let Some(sleep) = &mut self.sleep else {
+                return Poll::Pending;
+            };
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
@@ -86,14 +91,25 @@ impl ConnTimeouts {
             Phase::Fresh => due(Some(state.accepted()), self.header, Expired::Header),
             Phase::Head => due(Some(state.head_since()), self.header, Expired::Header),
             Phase::Idle => due(Some(state.last_progress()), self.idle, Expired::Idle),
-            Phase::InService if state.is_answered() => due(Some(state.last_progress()), self.idle, Expired::Idle),
+            // Handed to the codec whole, and nothing of it waits for the client.
+            Phase::InService if state.is_answered() && state.write_blocked_since().is_none() => {
+                due(Some(state.last_progress()), self.idle, Expired::Idle)
+            }
             Phase::Body | Phase::InService | Phase::Tunnel | Phase::Closing => None,
         };
-        let write = due(state.write_blocked_since(), self.write_stall, Expired::WriteStall);
+        let write = due(
+            state.write_blocked_since(),
+            self.write_stall,
+            Expired::WriteStall,
+        );
         phase.into_iter().chain(write).min_by_key(|(at, _)| *at)
     }
 }
 
-fn due(since: Option<Instant>, timeout: Option<Duration>, expired: Expired) -> Option<(Instant, Expired)> {
+fn due(
+    since: Option<Instant>,
+    timeout: Option<Duration>,
+    expired: Expired,
+) -> Option<(Instant, Expired)> {
     Some((since?.checked_add(timeout?)?, expired))
 }
