@@ -6,3 +6,4 @@ pub mod spool;
 pub mod timer;
 pub mod upstream;
 pub mod config;
+pub mod wire;
