@@ -89,7 +89,10 @@ impl Spool {
             };
             rewound.await.map_err(|error| {
                 tracing::error!(%error, "a spooled body could not be read back");
-                Refusal::new(Reason::Busy, "The body could not be read back; try again later.")
+                Refusal::new(
+                    Reason::Busy,
+                    "The body could not be read back; try again later.",
+                )
             })?;
         }
         Ok(spooled)
@@ -160,7 +163,11 @@ impl Body for Spooled {
             this.left = this.left.saturating_sub(filled as u64);
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        Poll::Ready(this.trailers.take().map(|fields| Ok(Frame::trailers(fields))))
+        Poll::Ready(
+            this.trailers
+                .take()
+                .map(|fields| Ok(Frame::trailers(fields))),
+        )
     }
 
     fn is_end_stream(&self) -> bool {

@@ -207,7 +207,11 @@ impl Flight {
                 head.conn.timer.set(Some(at));
             } else if wire.take_progress() || head.conn.timer.deadline().is_none() {
                 let slow_client = wire.waits_for_client();
-                let limit = if slow_client { self.body_timeout } else { Some(self.upstream.timeout) };
+                let limit = if slow_client {
+                    self.body_timeout
+                } else {
+                    Some(self.upstream.timeout)
+                };
                 head.conn.timer.set(limit.map(|limit| now + limit));
             }
             if head.conn.timer.poll_expired(cx).is_pending() {
@@ -250,7 +254,11 @@ impl Flight {
             head.conn.limit_idle(limit);
         }
         let mut reading = Reading {
-            doubtful: early || self.upstream.unknown_statuses.contains(&parts.status.as_u16()),
+            doubtful: early
+                || self
+                    .upstream
+                    .unknown_statuses
+                    .contains(&parts.status.as_u16()),
             conn: head.conn,
             incoming,
             permit: head.permit,
@@ -302,7 +310,8 @@ impl Flight {
             if reading.incoming.is_end_stream() {
                 return Poll::Ready(Ok(()));
             }
-            if reading.arrived_bytes >= READ_AHEAD || (!reading.pumped && reading.arrived.len() >= 2)
+            if reading.arrived_bytes >= READ_AHEAD
+                || (!reading.pumped && reading.arrived.len() >= 2)
             {
                 return Poll::Pending;
             }
@@ -660,10 +669,16 @@ fn keep_alive_timeout(headers: &http::HeaderMap) -> Option<Duration> {
     let value = headers.get("keep-alive")?.to_str().ok()?;
     let seconds = value.split(',').find_map(|part| {
         let (name, seconds) = part.trim().split_once('=')?;
-        name.trim().eq_ignore_ascii_case("timeout").then_some(seconds)
+        name.trim()
+            .eq_ignore_ascii_case("timeout")
+            .then_some(seconds)
     })?;
     let allowed = Duration::from_secs(seconds.trim().parse().ok()?);
-    Some(allowed.saturating_sub(Duration::from_secs(1)).max(allowed / 2))
+    Some(
+        allowed
+            .saturating_sub(Duration::from_secs(1))
+            .max(allowed / 2),
+    )
 }
 
 /// The upstream's response body, as it comes.
@@ -697,7 +712,8 @@ impl ResponseStream {
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.left
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 

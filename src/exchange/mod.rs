@@ -50,7 +50,9 @@ pub async fn exchange(
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         // The codec takes a body of unknown length for none where the method is GET.
         let chunked = http::HeaderValue::from_static("chunked");
-        parts.headers.insert(http::header::TRANSFER_ENCODING, chunked);
+        parts
+            .headers
+            .insert(http::header::TRANSFER_ENCODING, chunked);
     }
     let mut fresh = false;
     loop {
@@ -60,7 +62,11 @@ pub async fn exchange(
             Some(admission) => Some(admission.send(&handle(&flight))?),
             None => None,
         };
-        let upload = Upload::new(body, Arc::clone(&conn.wire), Arc::clone(&terms.token_headers));
+        let upload = Upload::new(
+            body,
+            Arc::clone(&conn.wire),
+            Arc::clone(&terms.token_headers),
+        );
         let mut request = Request::from_parts(parts, upload);
         if expects {
             let wire = Arc::clone(&conn.wire);
@@ -71,7 +77,10 @@ pub async fn exchange(
             });
         }
         flight.start(conn, request, permit, terms.upgrade.take(), expects)?;
-        let awaiting = Awaiting { flight, done: false };
+        let awaiting = Awaiting {
+            flight,
+            done: false,
+        };
         match awaiting.await {
             Headed::Response(response) => return Ok(response),
             Headed::Failed(refusal) => return Err(refusal),

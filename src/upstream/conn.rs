@@ -88,6 +88,8 @@ impl Conn {
 
 impl std::fmt::Debug for Conn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Conn").field("wire", &self.wire).finish_non_exhaustive()
+        f.debug_struct("Conn")
+            .field("wire", &self.wire)
+            .finish_non_exhaustive()
     }
 }

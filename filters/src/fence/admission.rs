@@ -201,7 +201,9 @@ impl Admit {
             (arrival, since)
         });
         let uploads = claim.drain.uploads;
-        table.carry_out(&claim.keys, effects, |older| Arc::clone(older).drain(uploads));
+        table.carry_out(&claim.keys, effects, |older| {
+            Arc::clone(older).drain(uploads)
+        });
         match arrival {
             Arrival::Admitted => Some(Ok(())),
             Arrival::Refused(index, refused) => Some(Err(claim.refusal(index, refused))),

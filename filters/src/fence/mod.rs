@@ -222,9 +222,7 @@ impl Fence {
         let mut handles = Vec::new();
         self.table
             .each(|_, lane| handles.extend(lane.all().cloned()));
-        handles
-            .into_iter()
-            .for_each(|handle: Handle| handle.cut());
+        handles.into_iter().for_each(|handle: Handle| handle.cut());
     }
 }
 
