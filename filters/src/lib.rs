@@ -11,6 +11,7 @@
 
 pub mod key;
 pub mod refusal;
+pub mod route;
 pub mod store;
 pub mod token;
 
