@@ -268,14 +268,21 @@ pub(super) fn copy_source_text(
             return Err(malformed());
         }
     }
-    let source: Cow<'_, str> = if source.starts_with('/') {
-        Cow::Borrowed(source)
-    } else {
+    let bare = !source.starts_with('/');
+    let source: Cow<'_, str> = if bare {
         Cow::Owned(format!("/{source}"))
+    } else {
+        Cow::Borrowed(source)
     };
     let path = DecodedPath::read(source.as_bytes(), rules, case)
         .map_err(|what| KeyError::HeaderPath(name.clone(), what))?;
     let text = path.text(rules);
+    // The one leading slash can be escaped too, as by clients that escape the whole value.
+    let text = if bare {
+        text.strip_prefix('/').unwrap_or(text)
+    } else {
+        text
+    };
     let bucket = text.split('/').next().unwrap_or_default();
     if (bucket.is_empty() && !text.is_empty()) || bucket.contains(':') {
         return Err(malformed());

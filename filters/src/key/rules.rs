@@ -161,3 +161,130 @@ impl KeyRules {
         Ok(keys)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    fn rule(template: &str) -> KeyRule {
+        KeyRule::new(KeyTemplate::parse(template).unwrap())
+    }
+
+    fn present(template: &str, access: Access) -> KeyRule {
+        KeyRule {
+            when_present: true,
+            access,
+            token_header: Some(HeaderName::from_static("fencing-token-destination")),
+            ..rule(template)
+        }
+    }
+
+    fn rules(keys: Vec<KeyRule>) -> KeyRules {
+        KeyRules::new("ns", keys, PathRules::Strict, Case::Sensitive).unwrap()
+    }
+
+    fn derive(
+        rules: &KeyRules,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<Vec<String>, KeyError> {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|&(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect();
+        let parts = KeyParts {
+            captures: &[],
+            host: Some("h"),
+            path: "dav/a",
+            query: None,
+            headers: &headers,
+        };
+        let keys = rules.derive(&parts)?;
+        Ok(keys.iter().map(|key| key.key.to_string()).collect())
+    }
+
+    // K22
+    #[test]
+    fn a_move_has_the_keys_of_both_ends() {
+        let rules = rules(vec![
+            rule("{path}"),
+            present("{header.destination|path}", Access::Write),
+        ]);
+        assert_eq!(derive(&rules, &[]).unwrap(), ["ns/dav/a"]);
+        let moved = derive(&rules, &[("destination", "http://h/dav/%62")]);
+        assert_eq!(moved.unwrap(), ["ns/dav/a", "ns/dav/b"]);
+        assert_eq!(
+            derive(&rules, &[("destination", "http://other/dav/b")]),
+            Err(KeyError::ForeignDestination)
+        );
+        assert!(derive(&rules, &[("destination", "")]).is_err());
+        assert_eq!(rules.headers().collect::<Vec<_>>(), ["destination"]);
+    }
+
+    // K23
+    #[test]
+    fn a_copy_reads_its_source() {
+        let rules = rules(vec![
+            rule("{path}"),
+            present("{header.x-amz-copy-source|path}", Access::Read),
+        ]);
+        let headers = HeaderMap::from_iter([(
+            HeaderName::from_static("x-amz-copy-source"),
+            HeaderValue::from_static("dav/a?versionId=1"),
+        )]);
+        let parts = KeyParts {
+            captures: &[],
+            host: None,
+            path: "dav/a",
+            query: None,
+            headers: &headers,
+        };
+        let keys = rules.derive(&parts).unwrap();
+        // The same key twice: each has its own access and token header.
+        assert_eq!(keys[0].key, keys[1].key);
+        assert_eq!(
+            (keys[0].access, keys[1].access),
+            (Access::Write, Access::Read)
+        );
+        assert_eq!(keys[0].token_header, None);
+        assert!(keys[1].token_header.is_some());
+    }
+
+    #[test]
+    fn a_rule_is_skipped_only_where_all_its_optional_parts_are_absent() {
+        let rules = rules(vec![
+            rule("{path}"),
+            present("{header.a}/{header.b}", Access::Write),
+        ]);
+        assert_eq!(derive(&rules, &[]).unwrap().len(), 1);
+        assert_eq!(derive(&rules, &[("a", "1"), ("b", "2")]).unwrap().len(), 2);
+        assert_eq!(
+            derive(&rules, &[("a", "1")]),
+            Err(KeyError::Missing("header.b".into()))
+        );
+    }
+
+    #[test]
+    fn a_request_without_any_key_has_no_key() {
+        let only = rules(vec![present("{header.a}", Access::Write)]);
+        assert_eq!(derive(&only, &[]), Err(KeyError::None));
+        assert_eq!(derive(&rules(vec![]), &[]), Err(KeyError::None));
+    }
+
+    #[test]
+    fn an_optional_rule_needs_an_optional_part() {
+        let error = KeyRules::new(
+            "ns",
+            vec![present("{path}", Access::Write)],
+            PathRules::Strict,
+            Case::Sensitive,
+        );
+        assert_eq!(error, Err(TemplateError::NothingOptional));
+    }
+}
