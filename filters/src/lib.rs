@@ -13,6 +13,7 @@ pub mod fault;
 pub mod fence;
 pub mod key;
 pub mod refusal;
+pub mod route;
 pub mod store;
 pub mod token;
 
