@@ -9,9 +9,12 @@
 //! It knows `http`, `http-body`, `tower` and tokio's sync and time; it knows no sockets, no HTTP
 //! codec and no config files.
 
+pub mod claim;
 pub mod fault;
 pub mod fence;
 pub mod key;
+pub mod passage;
+pub mod policy;
 pub mod refusal;
 pub mod route;
 pub mod store;

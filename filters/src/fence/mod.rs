@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod in_flight;
 pub mod lane;
+mod layer;
 pub mod step;
 mod table;
 
@@ -15,6 +16,7 @@ use std::time::Instant;
 pub use admission::{Admission, Admit, Claim, Drain, Observation, OnTimeout, Permit};
 pub use in_flight::{Handle, InFlight, Uploads};
 pub use lane::{Access, Ask};
+pub use layer::{FenceLayer, FenceService, ResponseFuture};
 
 use self::step::{Arrival, Bounds, Places};
 use self::table::Table;

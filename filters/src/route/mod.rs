@@ -55,6 +55,7 @@
 //! ```
 
 mod found;
+mod layer;
 mod matcher;
 mod pattern;
 mod readings;
@@ -70,6 +71,7 @@ use http::Method;
 use smallvec::SmallVec;
 
 pub use found::{Match, RouteError};
+pub use layer::{Checked, RouteLayer, RouteService, Routes};
 pub use matcher::RouteMatcher;
 pub use pattern::PatternError;
 
