@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::decode::Decoder;
 use super::model::{Body, Config, NewEpochs, Require, Route};
-use super::problem::{Problem, Spanned, quoted};
-use super::tree::{Kind, Node, entry_path};
+use super::problem::{Position, Problem, Spanned, quoted};
+use super::tree::{Kind, Node};
 
 /// The longest name of a route, an upstream or a namespace, in bytes.
 const MAX_NAME: usize = 64;
@@ -17,7 +17,7 @@ pub(super) fn check(d: &mut Decoder<'_>, root: &Node, config: &Config) {
     addresses(d, config);
     upstream_names(d, root);
     let mut names: BTreeMap<&str, &Spanned<String>> = BTreeMap::new();
-    for route in &config.routes {
+    for (index, route) in config.routes.iter().enumerate() {
         name(d, &route.name, "a route's name");
         if route.namespace != route.name {
             name(d, &route.namespace, "a namespace");
@@ -34,7 +34,7 @@ pub(super) fn check(d: &mut Decoder<'_>, root: &Node, config: &Config) {
         }
         upstream(d, root, route);
         if route.fence.body == Body::Spool && config.limits.body.is_none() {
-            let at = at_key(root, route, "body");
+            let at = fence_key(root, index, "body").unwrap_or_else(|| route.name.at.clone());
             d.problem(&at, "body: spool needs a limits.body that is not none");
         }
     }
@@ -135,19 +135,12 @@ fn child<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
 }
 
 /// The place of a key of a route's fence.
-fn at_key(root: &Node, route: &Route, key: &str) -> super::Position {
-    let routes = match child(root, "routes").map(|node| &node.kind) {
-        Some(Kind::List(routes)) => routes.as_slice(),
-        _ => &[],
+fn fence_key(root: &Node, index: usize, key: &str) -> Option<Position> {
+    let Some(Kind::List(routes)) = child(root, "routes").map(|node| &node.kind) else {
+        return None;
     };
-    routes
-        .iter()
-        .filter_map(|node| child(child(node, "fence")?, key))
-        .find(|node| {
-            let base = route.name.at.key_path.trim_end_matches(".name");
-            node.at.key_path == entry_path(&entry_path(base, "fence"), key)
-        })
-        .map_or_else(|| route.name.at.clone(), |node| node.at.clone())
+    let node = child(child(routes.get(index)?, "fence")?, key)?;
+    Some(node.at.clone())
 }
 
 /// What is legal and most likely not meant.

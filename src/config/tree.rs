@@ -402,7 +402,7 @@ fn item_path(path: &str, index: usize) -> Arc<str> {
 }
 
 /// `routes[0]` and `path` as `routes[0].path`.
-pub(super) fn entry_path(path: &str, key: &str) -> Arc<str> {
+fn entry_path(path: &str, key: &str) -> Arc<str> {
     let simple = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     let key = if !key.is_empty() && key.bytes().all(simple) {
         key.to_owned()
