@@ -461,7 +461,7 @@ fn one_problem_each() {
         ),
         (
             fence("require: some"),
-            "c.yaml:11:16: routes[0].fence.require: expected writes or all or never, found \"some\"",
+            "c.yaml:11:16: routes[0].fence.require: expected writes, all or never, found \"some\"",
         ),
         (
             fence("refuse_status: 503"),
@@ -541,6 +541,18 @@ fn one_problem_each() {
             "c.yaml:11:23: routes[0].fence.keys: keys stands instead of key: give one of the two",
         ),
         // The parts together.
+        (
+            upstream("headers: { X-Fencing-Token: '1' }"),
+            "c.yaml:6:16: upstreams.store.headers.X-Fencing-Token: the header x-fencing-token carries the token of route \"files\", it can't be set here",
+        ),
+        (
+            LEAST.replace("  - address: 127.0.0.1:8080\n", "  {}\n"),
+            "c.yaml:2:3: listeners: expected a list, found a mapping",
+        ),
+        (
+            with("forwarded:\n\nlog: {}\n"),
+            "c.yaml:10:10: forwarded: expected true or false, found nothing",
+        ),
         (
             LEAST.replace("upstream: store", "upstream: stone"),
             "c.yaml:9:15: routes[0].upstream: there is no upstream \"stone\"; there is store",
@@ -874,6 +886,13 @@ fn what_is_most_likely_not_meant_is_warned_of() {
           reaches it without a fence"
         ]
     );
+    let twin = other
+        .replace(
+            "routes:",
+            "  twin: { urls: ['HTTP://127.0.0.1:9000/'] }\nroutes:",
+        )
+        .replace("path: /, upstream: store", "path: /, upstream: twin");
+    assert_eq!(warnings(&twin).len(), 1, "one address is one resource");
     assert_eq!(warnings(&fence("new_epochs: refuse")).len(), 1);
 }
 

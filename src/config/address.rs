@@ -321,3 +321,111 @@ impl fmt::Display for BadCidr {
 }
 
 impl std::error::Error for BadCidr {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, host, port) in [
+            ("127.0.0.1:80", "127.0.0.1", 80),
+            ("LOCALHOST:0", "localhost", 0),
+            ("a-b.c_d.example.:65535", "a-b.c_d.example.", 65535),
+            ("[::1]:1", "::1", 1),
+            ("[0:0::1]:1", "::1", 1),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!((address.host(), address.port()), (host, port), "{text}");
+        }
+        for (text, error) in [
+            ("", BadAddress::Host),
+            (":80", BadAddress::Host),
+            ("a b:80", BadAddress::Host),
+            ("127.1:80", BadAddress::Host),
+            ("a..b:80", BadAddress::Host),
+            ("[::1:80", BadAddress::Host),
+            ("[::1]80", BadAddress::Host),
+            ("[a]:80", BadAddress::Host),
+            ("::1:80", BadAddress::Brackets),
+            ("a", BadAddress::NoPort),
+            ("[::1]", BadAddress::NoPort),
+            ("a:", BadAddress::Port),
+            ("a:+1", BadAddress::Port),
+            ("a:65536", BadAddress::Port),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn loopback() {
+        for (text, expected) in [
+            ("127.0.0.1:1", true),
+            ("127.255.0.9:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("localhost:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.1:1", false),
+            ("localhost.example:1", false),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.is_loopback(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn urls() {
+        for (text, expected) in [
+            ("http://a", Ok("http://a:80")),
+            ("HTTP://A:81/", Ok("http://a:81")),
+            ("http://[::1]:81", Ok("http://[::1]:81")),
+            ("builtin:objects", Ok("builtin:objects")),
+            ("builtin:other", Err(BadUrl::Scheme)),
+            ("a:80", Err(BadUrl::Scheme)),
+            ("", Err(BadUrl::Scheme)),
+            ("http://a:b@c", Err(BadUrl::UserInfo)),
+            ("http://a/b", Err(BadUrl::Path)),
+            ("http://a?b", Err(BadUrl::Path)),
+            ("http://a#", Err(BadUrl::Path)),
+            ("http://", Err(BadUrl::Address(BadAddress::Host))),
+            ("http://a:0", Err(BadUrl::Address(BadAddress::Port))),
+        ] {
+            let url = text.parse::<Url>().map(|url| url.to_string());
+            assert_eq!(url, expected.map(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        let contains = |network: &str, ip: &str| {
+            let network: Cidr = network.parse().unwrap();
+            network.contains(ip.parse().unwrap())
+        };
+        assert!(contains("0.0.0.0/0", "8.8.8.8"));
+        assert!(!contains("0.0.0.0/0", "2001:db8::1"));
+        assert!(contains("::/0", "2001:db8::1"));
+        assert!(contains("10.0.0.0/9", "10.127.255.255"));
+        assert!(!contains("10.0.0.0/9", "10.128.0.0"));
+        assert!(contains("10.0.0.0/9", "::ffff:10.0.0.1"));
+        assert!(contains("2001:db8::1", "2001:db8::1"));
+        for bad in [
+            "",
+            "a",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0/8",
+        ] {
+            assert_eq!(bad.parse::<Cidr>(), Err(BadCidr::Form), "{bad}");
+        }
+        assert_eq!("::ffff:10.0.0.1".parse::<Cidr>(), Err(BadCidr::Mapped));
+        assert!(matches!(
+            "10.1.0.0/8".parse::<Cidr>(),
+            Err(BadCidr::HostBits(_))
+        ));
+    }
+}

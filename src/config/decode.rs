@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use super::choice::Choice;
 use super::expand::Env;
-use super::model::Choice;
 use super::problem::{Position, Reporter, Spanned, quoted};
 use super::scalar::{self, ONE_YEAR};
 use super::tree::{Entry, Kind, Node, Scalar};
@@ -190,7 +190,10 @@ impl<'a> Decoder<'a> {
     /// One of a few words.
     pub(super) fn choice<T: Choice>(&mut self, node: &Node) -> Option<T> {
         let words: Vec<&str> = T::ALL.iter().map(|choice| choice.word()).collect();
-        let expected = words.join(" or ");
+        let expected = match words.split_last() {
+            Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+            _ => words.concat(),
+        };
         let scalar = self.scalar(node, &expected)?;
         let found = T::ALL.iter().find(|choice| choice.word() == scalar.value);
         found.copied().or_else(|| self.expected(node, &expected))
