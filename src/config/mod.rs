@@ -36,6 +36,7 @@ mod address;
 mod builder;
 mod check;
 mod choice;
+mod cidr;
 mod decode;
 mod expand;
 mod header;
@@ -50,11 +51,12 @@ mod tree;
 mod unsupported;
 mod upstream;
 
-pub use address::{Address, BadAddress, BadCidr, BadUrl, Cidr, Url};
+pub use address::{Address, BadAddress, BadUrl, Url};
 pub use choice::{
     Access, Body, Case, Holder, Level, LogFormat, Mode, NewEpochs, OnTimeout, PathRules, Require,
     Uploads, When,
 };
+pub use cidr::{BadCidr, Cidr};
 pub use model::{
     Admin, Config, Drain, Fence, KeyRule, Limits, Listener, Log, Pool, Route, Shutdown, Store,
     Timeouts, Upstream, UpstreamHeader,

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
-use super::address::{Address, Cidr, Url};
+use super::address::{Address, Url};
 use super::choice::{
     Access, Body, Case, Holder, Level, LogFormat, Mode, NewEpochs, OnTimeout, PathRules, Require,
     Uploads, When,
 };
+use super::cidr::Cidr;
 use super::problem::Spanned;
 use super::secret::{Secret, TokenHash};
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address::{Address, Cidr};
+use super::address::Address;
 use super::choice::{Level, LogFormat};
+use super::cidr::Cidr;
 use super::decode::{Decoder, Map, named};
 use super::model::{Admin, Config, Limits, Listener, Log, Shutdown, Store, Timeouts};
 use super::problem::Spanned;
