@@ -1,4 +1,4 @@
-//! Where things are: addresses to listen on, URLs of upstreams, networks of proxies.
+//! Where things are: addresses to listen on and URLs of upstreams.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -221,103 +221,79 @@ impl fmt::Display for BadUrl {
 
 impl std::error::Error for BadUrl {}
 
-/// A network: an address and how many of its leading bits count.
-///
-/// ```
-/// use fencegate::config::Cidr;
-///
-/// let network: Cidr = "10.0.0.0/8".parse()?;
-/// assert!(network.contains("10.1.2.3".parse()?));
-/// assert!(!network.contains("11.0.0.1".parse()?));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    network: IpAddr,
-    prefix: u8,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Cidr {
-    /// Whether `ip` belongs to the network. An IPv4 address that comes in IPv6's clothes, as on a
-    /// dual-stack socket, is the IPv4 address.
-    #[must_use]
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        mask(ip.to_canonical(), self.prefix) == Some(self.network)
-    }
-}
-
-/// `ip` with only its leading bits; `None` when it has fewer.
-fn mask(ip: IpAddr, prefix: u8) -> Option<IpAddr> {
-    match ip {
-        IpAddr::V4(ip) => {
-            let rest = 32_u32.checked_sub(prefix.into())?;
-            let bits = u32::MAX.checked_shl(rest).unwrap_or(0);
-            Some(IpAddr::V4((ip.to_bits() & bits).into()))
+    #[test]
+    fn addresses() {
+        for (text, host, port) in [
+            ("127.0.0.1:80", "127.0.0.1", 80),
+            ("LOCALHOST:0", "localhost", 0),
+            ("a-b.c_d.example.:65535", "a-b.c_d.example.", 65535),
+            ("[::1]:1", "::1", 1),
+            ("[0:0::1]:1", "::1", 1),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!((address.host(), address.port()), (host, port), "{text}");
         }
-        IpAddr::V6(ip) => {
-            let rest = 128_u32.checked_sub(prefix.into())?;
-            let bits = u128::MAX.checked_shl(rest).unwrap_or(0);
-            Some(IpAddr::V6((ip.to_bits() & bits).into()))
+        for (text, error) in [
+            ("", BadAddress::Host),
+            (":80", BadAddress::Host),
+            ("a b:80", BadAddress::Host),
+            ("127.1:80", BadAddress::Host),
+            ("a..b:80", BadAddress::Host),
+            ("[::1:80", BadAddress::Host),
+            ("[::1]80", BadAddress::Host),
+            ("[a]:80", BadAddress::Host),
+            ("::1:80", BadAddress::Brackets),
+            ("a", BadAddress::NoPort),
+            ("[::1]", BadAddress::NoPort),
+            ("a:", BadAddress::Port),
+            ("a:+1", BadAddress::Port),
+            ("a:65536", BadAddress::Port),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(error), "{text}");
         }
     }
-}
 
-impl FromStr for Cidr {
-    type Err = BadCidr;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (ip, prefix) = match text.split_once('/') {
-            None => (text, None),
-            Some((ip, prefix)) => (ip, Some(prefix)),
-        };
-        let ip: IpAddr = ip.parse().map_err(|_| BadCidr::Form)?;
-        if ip != ip.to_canonical() {
-            return Err(BadCidr::Mapped);
+    #[test]
+    fn loopback() {
+        for (text, expected) in [
+            ("127.0.0.1:1", true),
+            ("127.255.0.9:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("localhost:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.1:1", false),
+            ("localhost.example:1", false),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.is_loopback(), expected, "{text}");
         }
-        let all = if ip.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            None => all,
-            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                bits.parse().map_err(|_| BadCidr::Form)?
-            }
-            Some(_) => return Err(BadCidr::Form),
-        };
-        let network = mask(ip, prefix).ok_or(BadCidr::Form)?;
-        if network != ip {
-            return Err(BadCidr::HostBits(Self { network, prefix }));
-        }
-        Ok(Self { network, prefix })
     }
-}
 
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
-    }
-}
-
-/// Why a text is no network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadCidr {
-    /// Not an address with an optional prefix length.
-    Form,
-    /// An IPv4 address written as an IPv6 one.
-    Mapped,
-    /// Bits are set that do not count; the network that was probably meant.
-    HostBits(Cidr),
-}
-
-impl fmt::Display for BadCidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Form => f.write_str("expected a network such as 10.0.0.0/8 or fd00::/8"),
-            Self::Mapped => f.write_str("an IPv4 network is written as such, not within IPv6"),
-            Self::HostBits(network) => write!(
-                f,
-                "bits beyond the prefix are set; the network would be {network}"
-            ),
+    #[test]
+    fn urls() {
+        for (text, expected) in [
+            ("http://a", Ok("http://a:80")),
+            ("HTTP://A:81/", Ok("http://a:81")),
+            ("http://[::1]:81", Ok("http://[::1]:81")),
+            ("builtin:objects", Ok("builtin:objects")),
+            ("builtin:other", Err(BadUrl::Scheme)),
+            ("a:80", Err(BadUrl::Scheme)),
+            ("", Err(BadUrl::Scheme)),
+            ("http://a:b@c", Err(BadUrl::UserInfo)),
+            ("http://a/b", Err(BadUrl::Path)),
+            ("http://a?b", Err(BadUrl::Path)),
+            ("http://a#", Err(BadUrl::Path)),
+            ("http://", Err(BadUrl::Address(BadAddress::Host))),
+            ("http://a:0", Err(BadUrl::Address(BadAddress::Port))),
+        ] {
+            let url = text.parse::<Url>().map(|url| url.to_string());
+            assert_eq!(url, expected.map(str::to_owned), "{text}");
         }
     }
 }
-
-impl std::error::Error for BadCidr {}

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::address::Url;
+use super::choice::{Body, NewEpochs, Require};
 use super::decode::Decoder;
-use super::model::{Body, Config, NewEpochs, Require, Route};
-use super::problem::{Problem, Spanned, quoted};
-use super::tree::{Kind, Node, entry_path};
+use super::model::{Config, Route};
+use super::problem::{Position, Problem, Spanned, quoted};
+use super::tree::{Kind, Node};
 
 /// The longest name of a route, an upstream or a namespace, in bytes.
 const MAX_NAME: usize = 64;
@@ -17,7 +19,7 @@ pub(super) fn check(d: &mut Decoder<'_>, root: &Node, config: &Config) {
     addresses(d, config);
     upstream_names(d, root);
     let mut names: BTreeMap<&str, &Spanned<String>> = BTreeMap::new();
-    for route in &config.routes {
+    for (index, route) in config.routes.iter().enumerate() {
         name(d, &route.name, "a route's name");
         if route.namespace != route.name {
             name(d, &route.namespace, "a namespace");
@@ -34,9 +36,10 @@ pub(super) fn check(d: &mut Decoder<'_>, root: &Node, config: &Config) {
         }
         upstream(d, root, route);
         if route.fence.body == Body::Spool && config.limits.body.is_none() {
-            let at = at_key(root, route, "body");
+            let at = fence_key(root, index, "body").unwrap_or_else(|| route.name.at.clone());
             d.problem(&at, "body: spool needs a limits.body that is not none");
         }
+        token_headers(d, config, route);
     }
 }
 
@@ -52,7 +55,7 @@ fn at_least_one(d: &mut Decoder<'_>, root: &Node) {
         };
         let empty = match &node.kind {
             Kind::List(items) => items.is_empty(),
-            Kind::Map(entries) => entries.is_empty(),
+            Kind::Map(entries) => section == "upstreams" && entries.is_empty(),
             Kind::Scalar(_) => node.is_null(),
         };
         if empty {
@@ -126,6 +129,27 @@ fn upstream(d: &mut Decoder<'_>, root: &Node, route: &Route) {
     }
 }
 
+/// A header that the upstream's config sets is no longer what the client sent in it.
+fn token_headers(d: &mut Decoder<'_>, config: &Config, route: &Route) {
+    let Some(upstream) =
+        (route.upstream.as_ref()).and_then(|name| config.upstreams.get(&name.value))
+    else {
+        return;
+    };
+    let of_keys = (route.fence.keys.iter()).filter_map(|rule| rule.token_header.as_ref());
+    for name in route.fence.token_headers.iter().chain(of_keys) {
+        if let Some(set) = (upstream.headers.iter()).find(|header| header.name.value == name.value)
+        {
+            let message = format!(
+                "the header {} carries the token of route {}, it can't be set here",
+                name.value,
+                quoted(&route.name.value)
+            );
+            d.problem(&set.name.at, message);
+        }
+    }
+}
+
 fn child<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
     let Kind::Map(entries) = &node.kind else {
         return None;
@@ -135,50 +159,44 @@ fn child<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
 }
 
 /// The place of a key of a route's fence.
-fn at_key(root: &Node, route: &Route, key: &str) -> super::Position {
-    let routes = match child(root, "routes").map(|node| &node.kind) {
-        Some(Kind::List(routes)) => routes.as_slice(),
-        _ => &[],
+fn fence_key(root: &Node, index: usize, key: &str) -> Option<Position> {
+    let Some(Kind::List(routes)) = child(root, "routes").map(|node| &node.kind) else {
+        return None;
     };
-    routes
-        .iter()
-        .filter_map(|node| child(child(node, "fence")?, key))
-        .find(|node| {
-            let base = route.name.at.key_path.trim_end_matches(".name");
-            node.at.key_path == entry_path(&entry_path(base, "fence"), key)
-        })
-        .map_or_else(|| route.name.at.clone(), |node| node.at.clone())
+    let node = child(child(routes.get(index)?, "fence")?, key)?;
+    Some(node.at.clone())
 }
 
 /// What is legal and most likely not meant.
 pub(super) fn warnings(file: &Path, config: &Config) -> Vec<Problem> {
     let mut out = Vec::new();
-    for name in config.upstreams.keys() {
-        let routes: Vec<(&Route, &Spanned<String>)> = config
-            .routes
-            .iter()
-            .filter(|route| !route.deny)
-            .filter_map(|route| Some((route, route.upstream.as_ref()?)))
-            .filter(|(_, upstream)| upstream.value == *name)
-            .collect();
-        let fenced = |route: &Route| route.fence.require != Require::Never;
+    let mut resources: BTreeMap<String, Vec<(&Route, &Spanned<String>)>> = BTreeMap::new();
+    for route in config.routes.iter().filter(|route| !route.deny) {
+        if let Some(upstream) = &route.upstream {
+            let routes = resources.entry(resource(config, &upstream.value));
+            routes.or_default().push((route, upstream));
+        }
+    }
+    let fenced = |route: &Route| route.fence.require != Require::Never;
+    for routes in resources.values() {
         let Some((first, _)) = routes.iter().find(|(route, _)| fenced(route)) else {
             continue;
         };
-        for (route, at) in &routes {
+        for (route, upstream) in routes {
+            let name = &upstream.value;
             if !fenced(route) {
                 let message = format!(
                     "route {} fences the upstream {name}, and this route reaches it without a fence",
                     first.name.value
                 );
-                out.push(Problem::new(file, &at.at, message));
+                out.push(Problem::new(file, &upstream.at, message));
             } else if route.namespace.value != first.namespace.value {
                 let message = format!(
                     "route {} reaches the upstream {name} under the namespace {}, and this route \
                      under {}: the same resource would have two keys",
                     first.name.value, first.namespace.value, route.namespace.value
                 );
-                out.push(Problem::new(file, &at.at, message));
+                out.push(Problem::new(file, &upstream.at, message));
             }
         }
     }
@@ -190,4 +208,17 @@ pub(super) fn warnings(file: &Path, config: &Config) -> Vec<Problem> {
     }
     super::problem::sort(&mut out);
     out
+}
+
+/// What an upstream's name stands for. Two upstreams with one address are one resource; two object
+/// stores within the process are two.
+fn resource(config: &Config, name: &str) -> String {
+    let urls = config
+        .upstreams
+        .get(name)
+        .map(|upstream| upstream.urls.as_slice());
+    match urls {
+        Some([url, ..]) if matches!(url.value, Url::Http(_)) => url.value.to_string(),
+        _ => name.to_owned(),
+    }
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use super::choice::Choice;
 use super::expand::Env;
-use super::model::Choice;
 use super::problem::{Position, Reporter, Spanned, quoted};
 use super::scalar::{self, ONE_YEAR};
 use super::tree::{Entry, Kind, Node, Scalar};
@@ -190,7 +190,10 @@ impl<'a> Decoder<'a> {
     /// One of a few words.
     pub(super) fn choice<T: Choice>(&mut self, node: &Node) -> Option<T> {
         let words: Vec<&str> = T::ALL.iter().map(|choice| choice.word()).collect();
-        let expected = words.join(" or ");
+        let expected = match words.split_last() {
+            Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+            _ => words.concat(),
+        };
         let scalar = self.scalar(node, &expected)?;
         let found = T::ALL.iter().find(|choice| choice.word() == scalar.value);
         found.copied().or_else(|| self.expected(node, &expected))
@@ -325,8 +328,8 @@ fn unknown(key: &str, known: &[&str]) -> String {
     }
 }
 
-/// How many characters must be put in, taken out or replaced to make one key of another; case and
-/// the kind of dash are not counted.
+/// How many characters must be put in, taken out, replaced or swapped with their neighbour to make
+/// one key of another; case and the kind of dash are not counted.
 fn distance(left: &str, right: &str) -> usize {
     let fold = |c: char| {
         if c == '-' {
@@ -336,21 +339,28 @@ fn distance(left: &str, right: &str) -> usize {
         }
     };
     let right: Vec<char> = right.chars().map(fold).collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (index, l) in left.chars().map(fold).enumerate() {
-        let mut diagonal = index;
-        let mut last = index + 1;
-        let mut next = vec![last];
-        for (&r, &above) in right.iter().zip(row.iter().skip(1)) {
-            last = (diagonal + usize::from(l != r))
-                .min(above + 1)
-                .min(last + 1);
-            diagonal = above;
-            next.push(last);
+    let at = |row: &[usize], index: usize| row.get(index).copied().unwrap_or(usize::MAX / 2);
+    // The rows of the two prefixes of `left` before this one, and the characters that ended them.
+    let mut above: Vec<usize> = (0..=right.len()).collect();
+    let mut above_that: Vec<usize> = Vec::new();
+    let mut l_before = None;
+    for (row_index, l) in left.chars().map(fold).enumerate() {
+        let mut row = vec![row_index + 1];
+        let mut r_before = None;
+        for (index, &r) in right.iter().enumerate() {
+            let mut least = (at(&above, index) + usize::from(l != r))
+                .min(at(&above, index + 1) + 1)
+                .min(at(&row, index) + 1);
+            if l_before == Some(r) && r_before == Some(l) {
+                least = least.min(at(&above_that, index.saturating_sub(1)) + 1);
+            }
+            row.push(least);
+            r_before = Some(r);
         }
-        row = next;
+        above_that = std::mem::replace(&mut above, row);
+        l_before = Some(l);
     }
-    row.last().copied().unwrap_or_default()
+    at(&above, right.len())
 }
 
 #[cfg(test)]
@@ -365,7 +375,9 @@ mod tests {
             ("kitten", "sitting", 3),
             ("adress", "address", 1),
             ("Token-Headers", "token_headers", 0),
-            ("drian", "drain", 2),
+            ("drian", "drain", 1),
+            ("stroe", "store", 1),
+            ("ab", "ba", 1),
         ] {
             assert_eq!(distance(left, right), expected, "{left} {right}");
             assert_eq!(distance(right, left), expected, "{right} {left}");

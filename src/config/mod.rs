@@ -1,7 +1,7 @@
 //! The config: read from YAML, checked as a whole, and handed on with every default applied.
 //!
 //! Reading goes through these steps, each in a file of its own: text to a tree whose nodes know
-//! their places (`tree`), `${NAME}` (`expand`), keys that this version does not do (`unsupported`),
+//! their places (`builder` and `tree`), `${NAME}` (`expand`), keys that this version does not do (`unsupported`),
 //! the tree to the [`Config`] (`decode` and, for the parts, `sections`, `upstream` and `route`),
 //! and what only shows when the parts are looked at together (`check`). None of them stops at its
 //! first problem: all are reported at once.
@@ -22,7 +22,7 @@
 //! let problems = Config::parse(&wrong, Path::new("config.yaml"), &|_| None).unwrap_err();
 //! assert_eq!(
 //!     problems.to_string(),
-//!     "config.yaml:4:63: routes[0].upstream: there is no upstream \"object\"; there is objects\n\
+//!     "config.yaml:4:60: routes[0].upstream: there is no upstream \"object\"; there is objects\n\
 //!      1 problem"
 //! );
 //! # Ok::<(), fencegate::config::Problems>(())
@@ -33,7 +33,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 mod address;
+mod builder;
 mod check;
+mod choice;
+mod cidr;
 mod decode;
 mod expand;
 mod header;
@@ -48,11 +51,15 @@ mod tree;
 mod unsupported;
 mod upstream;
 
-pub use address::{Address, BadAddress, BadCidr, BadUrl, Cidr, Url};
+pub use address::{Address, BadAddress, BadUrl, Url};
+pub use choice::{
+    Access, Body, Case, Holder, Level, LogFormat, Mode, NewEpochs, OnTimeout, PathRules, Require,
+    Uploads, When,
+};
+pub use cidr::{BadCidr, Cidr};
 pub use model::{
-    Access, Admin, Body, Case, Config, Drain, Fence, Holder, KeyRule, Level, Limits, Listener, Log,
-    LogFormat, Mode, NewEpochs, OnTimeout, PathRules, Pool, Require, Route, Shutdown, Store,
-    Timeouts, Uploads, Upstream, UpstreamHeader, When,
+    Admin, Config, Drain, Fence, KeyRule, Limits, Listener, Log, Pool, Route, Shutdown, Store,
+    Timeouts, Upstream, UpstreamHeader,
 };
 pub use problem::{Position, Problem, Problems, Spanned};
 pub use rules::rules;
@@ -115,7 +122,7 @@ impl Config {
 }
 
 fn decode(d: &mut Decoder<'_>, text: &str, env: Env<'_>) -> Option<Config> {
-    let mut root = tree::read(text, &mut d.reporter)?;
+    let mut root = builder::read(text, &mut d.reporter)?;
     if !matches!(root.kind, tree::Kind::Map(_)) {
         let message = "a config is a mapping of listeners, upstreams, routes and more";
         d.problem(&root.at, message);

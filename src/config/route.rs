@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
+use super::choice::{
+    Access, Body, Case, Holder, Mode, NewEpochs, OnTimeout, PathRules, Require, Uploads, When,
+};
 use super::decode::Decoder;
 use super::header::{self, Use};
-use super::model::{
-    Access, Body, Case, Drain, Fence, Holder, KeyRule, Mode, NewEpochs, OnTimeout, PathRules,
-    Require, Route, Uploads, When,
-};
+use super::model::{Drain, Fence, KeyRule, Route};
 use super::problem::{Position, Spanned};
 use super::tree::Node;
 

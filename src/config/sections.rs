@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address::{Address, Cidr};
+use super::address::Address;
+use super::choice::{Level, LogFormat};
+use super::cidr::Cidr;
 use super::decode::{Decoder, Map, named};
-use super::model::{
-    Admin, Config, Level, Limits, Listener, Log, LogFormat, Shutdown, Store, Timeouts,
-};
+use super::model::{Admin, Config, Limits, Listener, Log, Shutdown, Store, Timeouts};
 use super::problem::Spanned;
 use super::secret::TokenHash;
 use super::tree::Node;
