@@ -1,5 +1,14 @@
 //! The adapter below the codec, with the real codec above it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
+
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -116,14 +125,14 @@ fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, act: Act
         })
         .await;
         let mut io = connection.into_parts().io;
-        if driven.phase() != Phase::InService && matches!(end, End::Closed) {
-            io.finish().await;
-        } else if matches!(act, Act::Tunnel) && matches!(end, End::Closed) {
+        if end == End::Closed && driven.is_tunnel() {
             let (mut stream, first) = io.into_inner();
             stream.write_all(&first).await.unwrap();
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).await.unwrap();
             stream.write_all(&rest).await.unwrap();
+        } else if end == End::Closed {
+            io.finish().await;
         }
         end
     });
@@ -311,6 +320,25 @@ async fn an_early_refusal_is_read_whole_while_the_body_still_comes() {
         .await
         .unwrap();
     client.write_all(&vec![b'a'; 8 << 20]).await.unwrap();
+    let text = read_all(&mut client).await;
+    assert!(
+        text.starts_with("HTTP/1.1 409 Conflict\r\n") && text.ends_with("stale"),
+        "{text}"
+    );
+    drop(client);
+    assert_eq!(served.end.await.unwrap(), End::Closed);
+}
+
+/// S13
+#[tokio::test(start_paused = true)]
+async fn an_early_refusal_asks_for_no_body() {
+    let (mut client, served) = pair(Act::Early);
+    client
+        .write_all(
+            b"PUT /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        )
+        .await
+        .unwrap();
     let text = read_all(&mut client).await;
     assert!(
         text.starts_with("HTTP/1.1 409 Conflict\r\n") && text.ends_with("stale"),
