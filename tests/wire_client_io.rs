@@ -124,8 +124,10 @@ fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, act: Act
             }
         })
         .await;
-        let mut io = connection.into_parts().io;
+        let parts = connection.into_parts();
+        let mut io = parts.io;
         if end == End::Closed && driven.is_tunnel() {
+            assert!(parts.read_buf.is_empty());
             let (mut stream, first) = io.into_inner();
             stream.write_all(&first).await.unwrap();
             let mut rest = Vec::new();
