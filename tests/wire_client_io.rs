@@ -1,5 +1,14 @@
 //! The adapter below the codec, with the real codec above it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
+
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -115,15 +124,17 @@ fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, act: Act
             }
         })
         .await;
-        let mut io = connection.into_parts().io;
-        if driven.phase() != Phase::InService && matches!(end, End::Closed) {
-            io.finish().await;
-        } else if matches!(act, Act::Tunnel) && matches!(end, End::Closed) {
+        let parts = connection.into_parts();
+        let mut io = parts.io;
+        if end == End::Closed && driven.is_tunnel() {
+            assert!(parts.read_buf.is_empty());
             let (mut stream, first) = io.into_inner();
             stream.write_all(&first).await.unwrap();
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).await.unwrap();
             stream.write_all(&rest).await.unwrap();
+        } else if end == End::Closed {
+            io.finish().await;
         }
         end
     });
@@ -311,6 +322,25 @@ async fn an_early_refusal_is_read_whole_while_the_body_still_comes() {
         .await
         .unwrap();
     client.write_all(&vec![b'a'; 8 << 20]).await.unwrap();
+    let text = read_all(&mut client).await;
+    assert!(
+        text.starts_with("HTTP/1.1 409 Conflict\r\n") && text.ends_with("stale"),
+        "{text}"
+    );
+    drop(client);
+    assert_eq!(served.end.await.unwrap(), End::Closed);
+}
+
+/// S13
+#[tokio::test(start_paused = true)]
+async fn an_early_refusal_asks_for_no_body() {
+    let (mut client, served) = pair(Act::Early);
+    client
+        .write_all(
+            b"PUT /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        )
+        .await
+        .unwrap();
     let text = read_all(&mut client).await;
     assert!(
         text.starts_with("HTTP/1.1 409 Conflict\r\n") && text.ends_with("stale"),
@@ -567,4 +597,127 @@ async fn a_client_that_goes_away_ends_the_connection() {
     }
     drop(client);
     assert_eq!(served.end.await.unwrap(), End::Failed);
+}
+
+fn wrap<S>(stream: S, state: &Arc<ConnState>) -> ClientIo<S> {
+    ClientIo::new(
+        stream,
+        HeadLimits::default(),
+        LingerLimits::default(),
+        Arc::clone(state),
+        refuse(),
+    )
+}
+
+/// The codec's own way to hand the stream over works as well.
+#[tokio::test]
+async fn a_tunnel_can_be_taken_from_the_codec() {
+    let (mut client, server) = duplex(1024);
+    let state = ConnState::new();
+    let io = wrap(server, &state);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let (serving, state) = (state.serving(), Arc::clone(&state));
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let parts = upgrade
+                .await
+                .unwrap()
+                .downcast::<ClientIo<DuplexStream>>()
+                .unwrap();
+            assert!(parts.read_buf.is_empty());
+            let (mut stream, first) = parts.io.into_inner();
+            stream.write_all(&first).await.unwrap();
+        });
+        async move {
+            state.tunnel();
+            let mut response = Response::new(ServingBody::new(Full::new(Bytes::new()), serving));
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = http1::Builder::new()
+        .serve_connection(io, service)
+        .with_upgrades();
+    let end = tokio::spawn(connection);
+    client
+        .write_all(
+            b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n\0early",
+        )
+        .await
+        .unwrap();
+    let text = read_all(&mut client).await;
+    assert!(
+        text.starts_with("HTTP/1.1 101 ") && text.ends_with("\r\n\r\n\0early"),
+        "{text}"
+    );
+    end.await.unwrap().unwrap();
+}
+
+/// And so does reading a tunnel through the adapter.
+#[tokio::test]
+async fn a_tunnel_passes_what_is_no_http() {
+    let (mut client, server) = duplex(1024);
+    let state = ConnState::new();
+    let mut io = wrap(server, &state);
+    client
+        .write_all(b"GET /a HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n\0early")
+        .await
+        .unwrap();
+    client.shutdown().await.unwrap();
+    state.tunnel();
+    let (mut raw, mut text) = ([0; 1024], Vec::new());
+    for serving in [Some(state.serving()), None, None] {
+        let mut buf = hyper::rt::ReadBuf::new(&mut raw);
+        let polled = poll_fn(|cx| {
+            let polled = hyper::rt::Read::poll_read(Pin::new(&mut io), cx, buf.unfilled());
+            Poll::Ready(polled.map(|read| read.unwrap()))
+        });
+        assert_eq!(polled.await, Poll::Ready(()));
+        text.extend_from_slice(buf.filled());
+        if serving.is_some() {
+            // Not before the request is answered.
+            let mut buf = hyper::rt::ReadBuf::new(&mut raw);
+            let polled = poll_fn(|cx| {
+                Poll::Ready(
+                    hyper::rt::Read::poll_read(Pin::new(&mut io), cx, buf.unfilled()).is_ready(),
+                )
+            });
+            assert!(!polled.await);
+        }
+    }
+    assert!(
+        text.ends_with(b"\r\n\r\n\0early"),
+        "{}",
+        text.escape_ascii()
+    );
+    assert_eq!(state.phase(), Phase::Tunnel);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_graceful_shutdown_answers_what_is_in_service_and_no_more() {
+    let (mut client, server) = duplex(64 * 1024);
+    let (state, go) = (ConnState::new(), Arc::new(Semaphore::new(0)));
+    let service = {
+        let (state, go) = (Arc::clone(&state), Arc::clone(&go));
+        service_fn(move |request| answer(request, Act::Path, Arc::clone(&state), Arc::clone(&go)))
+    };
+    let mut connection = http1::Builder::new().serve_connection(wrap(server, &state), service);
+    client.write_all(&[GET, GET].concat()).await.unwrap();
+    let client = async {
+        let text = read_all(&mut client).await;
+        assert!(
+            text.contains("connection: close") && text.ends_with("/a"),
+            "{text}"
+        );
+        assert_eq!(text.matches("HTTP/1.1").count(), 1, "{text}");
+        drop(client);
+    };
+    let server = async {
+        let asked = poll_fn(|cx| Poll::Ready(Pin::new(&mut connection).poll(cx).is_ready())).await;
+        assert!(!asked && state.phase() == Phase::InService);
+        Pin::new(&mut connection).graceful_shutdown();
+        go.add_permits(2);
+        connection.await.unwrap();
+    };
+    tokio::join!(client, server);
 }

@@ -1,5 +1,14 @@
 //! The judge of client bytes: every verdict is the same however the bytes were split.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
+
 use fencegate::wire::{Guard, HeadLimits, Next, Violation};
 use fencegate_filters::Reason;
 use proptest::prelude::*;
@@ -585,6 +594,28 @@ fn targets_that_pass_are_uris() {
             }
         }
     }
+}
+
+#[test]
+#[ignore = "a measurement, to be run in a release build with --nocapture"]
+fn cost_of_an_ordinary_request() {
+    const ROUNDS: u32 = 10_000;
+    let request = b"PUT /objects/42/some/path?part=3 HTTP/1.1\r\nHost: storage.internal:8080\r\nUser-Agent: bench/1.0\r\n\
+        Accept: */*\r\nFencing-Token: 1234567\r\nContent-Type: application/octet-stream\r\nContent-Length: 16\r\n\r\n\
+        0123456789abcdef";
+    let mut guard = Guard::new(LIMITS);
+    let best = (0..300).map(|_| {
+        let since = std::time::Instant::now();
+        for _ in 0..ROUNDS {
+            assert_eq!(
+                guard.inspect(std::hint::black_box(request)).next,
+                Next::Boundary
+            );
+            guard.next_request();
+        }
+        since.elapsed() / ROUNDS
+    });
+    eprintln!("{} bytes in {:?}", request.len(), best.min().unwrap());
 }
 
 /// Bytes as an attacker would pick them.

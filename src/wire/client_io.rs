@@ -133,11 +133,17 @@ impl<S> ClientIo<S> {
         }
     }
 
-    /// The next request may come up, or already had its first bytes held back here.
+    /// What follows the request that was answered may come up: the next one, or a tunnel. That its
+    /// 101 was written first is why the codec never keeps a byte of a tunnel.
     fn turn_over(&mut self) {
-        self.guard.next_request();
         self.at_boundary = false;
         self.starved = self.buffer.is_empty();
+        if self.state.is_tunnel() {
+            self.guard.tunnel();
+            self.state.set_phase(Phase::Tunnel);
+            return;
+        }
+        self.guard.next_request();
         self.state.set_phase(Phase::Idle);
         self.buffer.shrink();
     }
@@ -177,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
 
     /// The request is complete and not yet answered: the client is watched for going away, and what
     /// it sends is kept.
-    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn hold_back(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while !self.eof && !self.buffer.is_full() {
             self.buffer.make_room();
             match self.poll_fill(cx) {
@@ -185,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
                 Poll::Pending => break,
             }
         }
-        Poll::Ready(Ok(()))
+        Ok(())
     }
 
     fn poll_read_approved(
@@ -208,15 +214,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)));
             }
             if self.at_boundary {
-                if self.state.is_tunnel() {
-                    self.guard.tunnel();
-                    self.at_boundary = false;
-                    self.starved = self.buffer.is_empty();
-                    self.state.set_phase(Phase::Tunnel);
-                } else if self.turned_over() {
-                    self.turn_over();
-                } else {
-                    ready!(self.poll_hold(cx))?;
+                if !self.turned_over() {
+                    self.hold_back(cx)?;
                     if self.buffer.is_empty() {
                         return if self.eof {
                             Poll::Ready(Ok(()))
@@ -230,6 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
                         return Poll::Pending;
                     }
                 }
+                self.turn_over();
                 continue;
             }
             if self.state.is_expired() && self.guard.in_head() {
@@ -306,7 +306,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientIo<S> {
         };
         flushed?;
         this.dirty = false;
-        if this.at_boundary && this.state.is_answered() && !this.state.is_tunnel() {
+        if this.at_boundary && this.state.is_answered() {
             this.turn_over();
             // The codec reads again on its own only where its last read was not left waiting.
             if this.eof || !this.starved {

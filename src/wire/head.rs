@@ -245,14 +245,17 @@ fn request_line(line: &[u8], limits: &HeadLimits) -> Result<bool, Violation> {
 
 /// What could not be parsed above must not get there: it would be answered without a body there.
 fn check_target(target: &[u8]) -> Result<(), Violation> {
-    let (mut visible, mut plain) = (true, target.first() == Some(&b'/'));
-    for &byte in target {
-        visible &= byte.is_ascii_graphic();
-        plain &= !matches!(
-            byte,
-            b'"' | b'#' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
-        );
-    }
+    // Neither has an early exit, so that both compile to vector code.
+    let visible = target
+        .iter()
+        .fold(true, |all, &byte| all & (byte > 0x20) & (byte < 0x7f));
+    let plain = target
+        .iter()
+        .fold(target.first() == Some(&b'/'), |all, &byte| {
+            let odd =
+                (byte == b'"') | (byte == b'#') | (byte == b'<') | (byte == b'>') | (byte == b'\\');
+            all & !odd & (byte != b'^') & (byte != b'`') & (byte < b'{')
+        });
     if !visible || target.is_empty() {
         return Err(Violation::bad(
             "The request target is empty or has a character that is not allowed there.",

@@ -146,7 +146,9 @@ impl ConnState {
         self.expired.store(true, Ordering::Release);
     }
 
-    pub(super) fn is_tunnel(&self) -> bool {
+    /// Whether [`Self::tunnel`] was called.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
         self.tunnel.load(Ordering::Acquire)
     }
 
