@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, StatusCode};
 
 use crate::fence::Drain;
 use crate::key::KeyRules;
@@ -65,6 +65,10 @@ pub struct Policy {
     pub new_epochs: bool,
     /// How an advance drains, and how long it waits.
     pub drain: Drain,
+    /// What 409 becomes for this route's clients.
+    pub refuse_status: StatusCode,
+    /// Whether refusals show the mark.
+    pub reveal_mark: bool,
 }
 
 impl Policy {
