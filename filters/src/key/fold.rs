@@ -28,11 +28,13 @@ pub fn fold(text: &str) -> Cow<'_, str> {
             Cow::Borrowed(text)
         };
     }
-    // A second fold after the normalisation catches what only that makes foldable, and the
+    // The standard library knows the newest characters first, so it lower-cases what the table of
+    // folds may not have yet. A second fold after the normalisation catches what only that makes foldable, and the
     // ignorable characters go first, so that they never keep two characters from composing.
     Cow::Owned(
         text.chars()
             .filter(|&character| !is_default_ignorable(character))
+            .flat_map(char::to_lowercase)
             .nfd()
             .default_case_fold()
             .nfkd()
@@ -92,6 +94,21 @@ mod tests {
         }
         assert_ne!(fold("a"), fold("b"));
         assert_ne!(fold("ä"), fold("a"));
+    }
+
+    #[test]
+    fn every_character_folds_to_what_is_folded() {
+        // What is above are ideographs, tags and private use: no case, one form each.
+        for character in '\0'..='\u{1ffff}' {
+            let once = fold(character.encode_utf8(&mut [0; 4])).into_owned();
+            assert_eq!(fold(&once), once, "{character:?}");
+            for other in character.to_lowercase() {
+                // U+0130 is lower-cased to two characters, each of which folds on its own.
+                if character.to_lowercase().count() == 1 {
+                    assert_eq!(fold(other.encode_utf8(&mut [0; 4])), once, "{character:?}");
+                }
+            }
+        }
     }
 
     #[test]

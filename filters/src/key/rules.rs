@@ -1,5 +1,7 @@
 //! The keys of a request, by the rules of its route.
 
+use std::cell::Cell;
+
 use http::header::HeaderName;
 use smallvec::SmallVec;
 
@@ -7,6 +9,11 @@ use super::parts::{KeyError, KeyParts};
 use super::path::{Case, PathRules};
 use super::template::{KeyTemplate, TemplateError};
 use crate::Key;
+
+thread_local! {
+    /// Where the text of a key is put together. It never grows far above the longest key.
+    static SCRATCH: Cell<String> = const { Cell::new(String::new()) };
+}
 
 /// What a request does to the resource that a key names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -138,8 +145,19 @@ impl KeyRules {
     ///
     /// Whatever keeps one of them from being made, and that there are none.
     pub fn derive(&self, parts: &KeyParts<'_>) -> Result<SmallVec<[DerivedKey<'_>; 2]>, KeyError> {
+        // The key's own allocation is the only one of an ordinary request.
+        let mut text = SCRATCH.take();
+        let keys = self.derive_by(&mut text, parts);
+        SCRATCH.set(text);
+        keys
+    }
+
+    fn derive_by(
+        &self,
+        text: &mut String,
+        parts: &KeyParts<'_>,
+    ) -> Result<SmallVec<[DerivedKey<'_>; 2]>, KeyError> {
         let mut keys = SmallVec::new();
-        let mut text = String::with_capacity(self.namespace.len() + 64);
         for rule in &self.keys {
             if rule.when_present && rule.template.is_absent(parts, self.case) {
                 continue;
@@ -148,9 +166,9 @@ impl KeyRules {
             text.push_str(&self.namespace);
             text.push('/');
             rule.template
-                .render_into(&mut text, parts, self.path, self.case)?;
+                .render_into(text, parts, self.path, self.case)?;
             keys.push(DerivedKey {
-                key: Key::from_text(&text),
+                key: Key::from_text(text),
                 access: rule.access,
                 token_header: rule.token_header.as_ref(),
             });

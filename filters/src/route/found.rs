@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::Method;
+use http::{HeaderMap, Method};
 use smallvec::SmallVec;
 
 use super::RouteMatcher;
 use super::pattern::{HostPattern, Piece};
 use crate::key::parts::Captures;
-use crate::key::{AmbiguousPath, DecodedPath, HostError, PathRules};
+use crate::key::{
+    AmbiguousPath, DecodedPath, DerivedKey, HostError, KeyError, KeyParts, KeyRules, PathRules,
+};
 use crate::{Reason, Refusal};
 
 /// The route of a request, and what it captured.
@@ -22,6 +24,8 @@ pub struct Match<'r, 'a, R> {
     pub(super) matcher: &'r RouteMatcher,
     pub(super) host_pattern: Option<&'r HostPattern>,
     pub(super) host: Option<Cow<'a, str>>,
+    /// With its port, which a Destination is compared with.
+    pub(super) raw_host: Option<&'a str>,
     pub(super) path: DecodedPath<'a>,
     /// Whether a `%2F` belongs to the segment that it stands in.
     pub(super) slashes_are_data: bool,
@@ -49,6 +53,27 @@ impl<R> Match<'_, '_, R> {
             capture_host(pattern, host, &mut captures);
         }
         captures
+    }
+
+    /// The keys of the request, by the rules of its route. The query and the header are those that
+    /// are sent upstream.
+    ///
+    /// # Errors
+    ///
+    /// As for [`KeyRules::derive`].
+    pub fn keys<'k>(
+        &self,
+        rules: &'k KeyRules,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<SmallVec<[DerivedKey<'k>; 2]>, KeyError> {
+        rules.derive(&KeyParts {
+            captures: &self.captures(),
+            host: self.raw_host,
+            path: self.path(),
+            query,
+            headers,
+        })
     }
 
     fn capture_path<'c>(&'c self, captures: &mut Captures<'c>) {

@@ -287,3 +287,56 @@ pub(super) fn labels(host: &str) -> impl Iterator<Item = &str> {
     let address = host.starts_with('[');
     host.rsplit(move |c| c == '.' && !address)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PatternError::*;
+    use crate::route::RouteMatcher;
+
+    #[test]
+    fn templates_that_can_match_nothing_are_errors() {
+        for (template, error) in [
+            ("objects", Relative),
+            ("", Relative),
+            ("/{a", Braces),
+            ("/a}", Braces),
+            ("/a{b}", PartialSegment("a{b}".into())),
+            ("/{a}{b}", PartialSegment("{a}{b}".into())),
+            ("/{}", Name("".into())),
+            ("/{*}", Name("".into())),
+            ("/{query.a}", Name("query.a".into())),
+            ("/{a}/{a}", Duplicate("a".into())),
+            ("/{a}/{*a}", Duplicate("a".into())),
+            ("/{*a}/x/{*b}", TwoRests),
+            ("//", EmptySegment),
+            ("/a//b", EmptySegment),
+            ("/a/..", Unreachable("..".into())),
+            ("/a?b", Unreachable("a?b".into())),
+            ("/a%20b", Escape("a%20b".into())),
+            ("/a/*", Star),
+        ] {
+            assert_eq!(RouteMatcher::new(template), Err(error), "{template}");
+        }
+        for (host, error) in [
+            ("", EmptySegment),
+            ("a..b", EmptySegment),
+            ("a.*", HostWildcard),
+            ("a.{*b}", HostWildcard),
+            ("a{b}.c", PartialSegment("a{b}".into())),
+            ("{a", Braces),
+            ("{x}.a", Duplicate("x".into())),
+            ("a:80", HostLabel("a:80".into())),
+            ("a b", HostLabel("a b".into())),
+            ("[::1]:80", HostLabel("[::1]:80".into())),
+            ("[x]", HostLabel("[x]".into())),
+        ] {
+            assert_eq!(
+                RouteMatcher::new("/{x}").unwrap().hosts([host]),
+                Err(error),
+                "{host}"
+            );
+        }
+        assert!(RouteMatcher::new("/").unwrap().query([""]).is_err());
+        assert!(RouteMatcher::new("/").unwrap().query(["a=b"]).is_err());
+    }
+}

@@ -3,11 +3,11 @@ use http::Method;
 use super::*;
 use crate::key::HostError;
 
-fn route(path: &str) -> RouteMatcher {
+pub(super) fn route(path: &str) -> RouteMatcher {
     RouteMatcher::new(path).unwrap()
 }
 
-fn opaque(path: &str) -> RouteMatcher {
+pub(super) fn opaque(path: &str) -> RouteMatcher {
     route(path).path_rules(PathRules::Opaque)
 }
 
@@ -15,11 +15,11 @@ fn on(host: &str, path: &str) -> RouteMatcher {
     route(path).hosts([host]).unwrap()
 }
 
-fn router(routes: impl IntoIterator<Item = RouteMatcher>) -> Router<usize> {
+pub(super) fn router(routes: impl IntoIterator<Item = RouteMatcher>) -> Router<usize> {
     Router::new(routes.into_iter().zip(0..))
 }
 
-fn view<'a>(target: &'a str) -> RequestView<'a> {
+pub(super) fn view<'a>(target: &'a str) -> RequestView<'a> {
     let (path, query) = match target.split_once('?') {
         None => (target, None),
         Some((path, query)) => (path, Some(query)),
@@ -32,7 +32,10 @@ fn view<'a>(target: &'a str) -> RequestView<'a> {
     }
 }
 
-fn find<'r>(router: &'r Router<usize>, target: &str) -> Result<usize, RouteError<'r, usize>> {
+pub(super) fn find<'r>(
+    router: &'r Router<usize>,
+    target: &str,
+) -> Result<usize, RouteError<'r, usize>> {
     router.find(&view(target)).map(|found| found.index)
 }
 
@@ -478,130 +481,29 @@ fn the_cost_is_flat_with_ten_thousand_routes() {
     }
 }
 
+// K16, K22
 #[test]
-fn templates_that_can_match_nothing_are_errors() {
-    use PatternError::*;
-    for (template, error) in [
-        ("objects", Relative),
-        ("", Relative),
-        ("/{a", Braces),
-        ("/a}", Braces),
-        ("/a{b}", PartialSegment("a{b}".into())),
-        ("/{a}{b}", PartialSegment("{a}{b}".into())),
-        ("/{}", Name("".into())),
-        ("/{*}", Name("".into())),
-        ("/{query.a}", Name("query.a".into())),
-        ("/{a}/{a}", Duplicate("a".into())),
-        ("/{a}/{*a}", Duplicate("a".into())),
-        ("/{*a}/x/{*b}", TwoRests),
-        ("//", EmptySegment),
-        ("/a//b", EmptySegment),
-        ("/a/..", Unreachable("..".into())),
-        ("/a?b", Unreachable("a?b".into())),
-        ("/a%20b", Escape("a%20b".into())),
-        ("/a/*", Star),
-    ] {
-        assert_eq!(RouteMatcher::new(template), Err(error), "{template}");
-    }
-    for (host, error) in [
-        ("", EmptySegment),
-        ("a..b", EmptySegment),
-        ("a.*", HostWildcard),
-        ("a.{*b}", HostWildcard),
-        ("a{b}.c", PartialSegment("a{b}".into())),
-        ("{a", Braces),
-        ("{x}.a", Duplicate("x".into())),
-        ("a:80", HostLabel("a:80".into())),
-        ("a b", HostLabel("a b".into())),
-        ("[::1]:80", HostLabel("[::1]:80".into())),
-        ("[x]", HostLabel("[x]".into())),
-    ] {
-        assert_eq!(route("/{x}").hosts([host]), Err(error), "{host}");
-    }
-    assert!(route("/").query([""]).is_err());
-    assert!(route("/").query(["a=b"]).is_err());
-}
+fn a_match_makes_the_keys_of_its_request() {
+    use crate::key::{KeyRule, KeyRules, KeyTemplate};
 
-mod properties {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn edgy() -> impl Strategy<Value = String> {
-        prop::collection::vec(
-            prop::sample::select(vec![
-                "/",
-                "/",
-                "objects",
-                "42",
-                "..",
-                ".",
-                "%2e",
-                "%2F",
-                "%5C",
-                ";",
-                "x",
-                "%zz",
-                "%00",
-                "%6fbjects",
-                "policy",
-            ]),
-            0..8,
-        )
-        .prop_map(|pieces| format!("/{}", pieces.concat()))
-    }
-
-    /// What a server may do: everything at once.
-    fn most_lenient(path: &str) -> Vec<String> {
-        let decoded = percent_encoding::percent_decode_str(path)
-            .decode_utf8_lossy()
-            .replace('\\', "/");
-        let mut names: Vec<String> = Vec::new();
-        for name in decoded.split('/') {
-            match name.split(';').next().unwrap() {
-                "" | "." => {}
-                ".." => drop(names.pop()),
-                name => names.push(name.to_owned()),
-            }
-        }
-        names
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
-
-        // K1, K2, K3, K10
-        #[test]
-        fn what_a_lenient_server_takes_for_a_fenced_path_is_fenced_or_refused(path in edgy()) {
-            for (fenced, open) in [
-                (route("/objects/{id}"), opaque("/{*path}")),
-                (opaque("/objects/{id}"), opaque("/{*path}")),
-                (route("/objects/{id}"), route("/{*path}")),
-            ] {
-                let routes = router([open, fenced]);
-                let found = find(&routes, &path);
-                let names = most_lenient(&path);
-                if names.len() == 2 && names[0] == "objects" {
-                    prop_assert_ne!(found, Ok(0), "{:?}", path);
-                }
-            }
-        }
-
-        #[test]
-        fn no_target_panics_and_captures_hold_together(path in edgy(), query in "[a-c=&;%]{0,8}") {
-            let routes = router([
-                opaque("/{*a}/policy/{b}"),
-                route("/objects/{id}").query(["a"]).unwrap(),
-                opaque("/{x}").case(Case::Insensitive),
-            ]);
-            let request = RequestView { query: Some(&query), ..view(&path) };
-            if let Ok(found) = routes.find(&request) {
-                prop_assert_eq!(found.captures().len(), routes.routes()[found.index].0.captures().len());
-                for (name, value) in found.captures() {
-                    prop_assert!(name == "a" || !value.is_empty());
-                    prop_assert!(found.path().contains(value));
-                }
-            }
-        }
-    }
+    let routes = router([on("{bucket}.internal", "/{*object}")]);
+    let request = RequestView {
+        host: Some("B.internal:80"),
+        ..view("/a/%62/")
+    };
+    let rule = |template| KeyRule::new(KeyTemplate::parse(template).unwrap());
+    let keys = vec![
+        rule("{bucket}/{object}"),
+        rule("{host}/{header.destination|path}"),
+    ];
+    let rules = KeyRules::new("ns", keys, PathRules::Strict, Case::Sensitive).unwrap();
+    let mut headers = http::HeaderMap::new();
+    headers.insert(
+        "destination",
+        http::HeaderValue::from_static("http://b.internal/c"),
+    );
+    let found = routes.find(&request).unwrap();
+    let keys = found.keys(&rules, None, &headers).unwrap();
+    assert_eq!(keys[0].key.as_str(), "ns/b/a/b");
+    assert_eq!(keys[1].key.as_str(), "ns/b.internal/c");
 }
