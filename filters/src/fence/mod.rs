@@ -20,7 +20,7 @@ pub use layer::{FenceLayer, FenceService, ResponseFuture};
 
 use self::step::{Arrival, Bounds, Places};
 use self::table::Table;
-use crate::refusal::Refusal;
+use crate::refusal::{Reason, Refusal};
 use crate::store::{Binding, Record, Store, StoreError};
 use crate::{Key, Token};
 
@@ -91,6 +91,33 @@ impl Fence {
         Admit::new(self.clone(), claim, Instant::now())
     }
 
+    /// Compares a claim with the marks as they are, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// What [`Self::admit`] would refuse it for at once.
+    pub async fn compare(&self, claim: Claim) -> Result<(), Refusal> {
+        let until = Instant::now() + claim.drain.timeout;
+        let mut look = Looking {
+            fence: self.clone(),
+            claim,
+            places: Places::default(),
+            raises: false,
+        };
+        let compared = std::future::poll_fn(|cx| match look.once(cx.waker()) {
+            Some(verdict) => std::task::Poll::Ready(verdict),
+            None => std::task::Poll::Pending,
+        });
+        match tokio::time::timeout_at(until.into(), compared).await {
+            Ok(None) => Ok(()),
+            Ok(Some(refusal)) => Err(refusal),
+            Err(_) => Err(Refusal::new(
+                Reason::StoreUnavailable,
+                "The mark could not be read in time; try again later.",
+            )),
+        }
+    }
+
     /// Lets a claim through whatever its tokens are, and finds out what enforcing would have
     /// answered: marks are raised, nobody waits and nobody is drained.
     ///
@@ -120,6 +147,7 @@ impl Fence {
             fence: self.clone(),
             claim,
             places: Places::default(),
+            raises: true,
         };
         match look.once(std::task::Waker::noop()) {
             Some(verdict) => {
@@ -239,11 +267,13 @@ fn view(key: Key, record: Record, counts: (usize, usize, usize)) -> KeyView {
     }
 }
 
-/// An observer's look at the lanes of a request that is not held up by it.
+/// A look at the lanes of a request that does not wait in them.
 struct Looking {
     fence: Fence,
     claim: Claim,
     places: Places,
+    /// Whether marks are raised, or only compared.
+    raises: bool,
 }
 
 impl Looking {
@@ -254,15 +284,16 @@ impl Looking {
             waiting: usize::MAX,
             new_keys: table.may_add_key(),
         };
-        let (claim, places) = (&self.claim, &mut self.places);
+        let (claim, places, raises) = (&self.claim, &mut self.places, self.raises);
         let mut effects = table::Effects::default();
         let retry = !places.tickets.is_empty();
         let arrival = table.with_lanes(&claim.keys, retry, |mut view| {
-            step::observe(
+            step::look(
                 &mut view.lanes,
                 &claim.asks,
                 places,
                 bounds,
+                raises,
                 waker,
                 &mut effects,
             )
@@ -273,5 +304,17 @@ impl Looking {
             Arrival::Refused(index, refused) => Some(Some(claim.refusal(index, refused))),
             Arrival::Admitted | Arrival::Waiting => Some(None),
         }
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        if self.places.tickets.is_empty() {
+            return;
+        }
+        let places = &mut self.places;
+        self.fence.table.with_lanes(&self.claim.keys, true, |mut view| {
+            step::leave(&mut view.lanes, places);
+        });
     }
 }
