@@ -1,1 +1,3 @@
 //! The gate: config, listeners, the exchange with the upstream, the store and the admin API.
+
+pub mod store;
