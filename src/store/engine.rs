@@ -435,11 +435,16 @@ impl Found {
         let active = segments.live.back().map(|live| Arc::clone(&live.segment));
         let active = active.ok_or(std::io::ErrorKind::NotFound)?;
         segments.next_id = last_id.unwrap_or(active.id) + 1;
-        // The generation of the index goes on, should it be one ahead of the file's.
         let checkpoint = Checkpoint {
             generation: self.mark.generation,
+            sequence: self.mark.sequence,
+            keys: self.mark.keys,
             ..self.checkpoint
         };
+        // Where the index is one step ahead, the file follows before the index goes on.
+        if checkpoint != self.checkpoint {
+            replace(&*disk, CHECKPOINT, &checkpoint.write(self.id))?;
+        }
         let shared = Shared::new(
             disk,
             self.id,
