@@ -46,10 +46,13 @@ impl Advance for Fenced<'_> {
     }
 }
 
+/// What waits for the next sync, and whether to stop.
+type Pending = (Vec<(Raise, Reply<()>)>, bool);
+
 /// The ideal: pending raises, and one thread that writes and syncs them.
 #[derive(Default)]
 struct Ideal {
-    pending: Mutex<(Vec<(Raise, Reply<()>)>, bool)>,
+    pending: Mutex<Pending>,
     wait: Condvar,
     syncs: Mutex<u64>,
 }
@@ -206,8 +209,8 @@ fn main() -> Result<(), AnyError> {
     ))?);
     let ideal = Ideal::default();
     let mut out = io::stdout().lock();
+    let log = directory.path().join("ideal");
     std::thread::scope(|scope| -> Result<(), AnyError> {
-        let log = directory.path().join("ideal");
         let thread = scope.spawn(|| ideal.run(&log));
         writeln!(
             out,

@@ -71,6 +71,10 @@ pub(in super::super) struct SimDisk(Arc<Mutex<State>>);
 
 struct SimFile(SimDisk, usize);
 
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).unwrap()
+}
+
 fn write(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
     let end = offset + data.len();
     if bytes.len() < end {
@@ -217,7 +221,7 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = lock_mutex(&self.0.0);
-        let bytes = state.files[self.1].current.get(offset as usize..);
+        let bytes = state.files[self.1].current.get(place(offset)..);
         let bytes = bytes.unwrap_or_default();
         let length = buffer.len().min(bytes.len());
         buffer[..length].copy_from_slice(&bytes[..length]);
@@ -245,8 +249,8 @@ impl DiskFile for SimFile {
             bytes = &bytes[..bytes.len() / 2];
         }
         let file = &mut state.files[self.1];
-        write(&mut file.current, offset as usize, bytes);
-        file.pending.push((offset as usize, bytes.to_vec()));
+        write(&mut file.current, place(offset), bytes);
+        file.pending.push((place(offset), bytes.to_vec()));
         Ok(bytes.len())
     }
 

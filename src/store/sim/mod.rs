@@ -3,7 +3,7 @@
 mod disk;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -150,7 +150,10 @@ fn lives(seed: u64, faults: Faults) {
 
 #[test]
 fn nothing_acknowledged_is_lost_in_many_lives() {
-    for seed in 0..150 {
+    // More of them, now and then, by hand.
+    let seeds = std::env::var("FENCEGATE_SIM_SEEDS").ok();
+    let seeds = seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(40);
+    for seed in 0..seeds {
         if let Err(panic) = catch_unwind(|| lives(seed, Faults::default())) {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
