@@ -7,3 +7,4 @@ pub mod spool;
 pub mod timer;
 pub mod upstream;
 pub mod wire;
+pub mod store;
