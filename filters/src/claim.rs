@@ -63,16 +63,22 @@ where
 #[must_use]
 pub fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     headers.get_all(header::UPGRADE).iter().any(|value| {
-        value.as_bytes().split(|&byte| byte == b',').any(|protocol| {
-            let protocol = protocol.trim_ascii();
-            !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c")
-        })
+        value
+            .as_bytes()
+            .split(|&byte| byte == b',')
+            .any(|protocol| {
+                let protocol = protocol.trim_ascii();
+                !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c")
+            })
     })
 }
 
 fn claim(method: &Method, headers: &HeaderMap, facts: &mut Facts) -> Result<(), Refusal> {
     let Some(policy) = facts.policy.clone() else {
-        return Err(Refusal::new(Reason::NoRoute, "No route takes this request."));
+        return Err(Refusal::new(
+            Reason::NoRoute,
+            "No route takes this request.",
+        ));
     };
     let policy = policy.policy();
     if policy.require == Require::Never {
@@ -111,7 +117,11 @@ fn make(
 ) -> Result<Option<Claim>, Refusal> {
     let own = read_tokens(headers, &policy.token_headers)?;
     facts.token = own;
-    let named = policy.keys.keys().iter().filter_map(|rule| rule.token_header.as_ref());
+    let named = policy
+        .keys
+        .keys()
+        .iter()
+        .filter_map(|rule| rule.token_header.as_ref());
     let mut any = own.is_some();
     for name in named {
         any |= read_tokens(headers, std::slice::from_ref(name))?.is_some();

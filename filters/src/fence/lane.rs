@@ -14,9 +14,9 @@
 
 use smallvec::SmallVec;
 
-pub use crate::key::Access;
 use crate::Token;
 use crate::fault::{self, Fault};
+pub use crate::key::Access;
 use crate::store::{Binding, Record};
 
 /// Names one request within one lane.

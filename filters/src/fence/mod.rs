@@ -313,8 +313,10 @@ impl Drop for Looking {
             return;
         }
         let places = &mut self.places;
-        self.fence.table.with_lanes(&self.claim.keys, true, |mut view| {
-            step::leave(&mut view.lanes, places);
-        });
+        self.fence
+            .table
+            .with_lanes(&self.claim.keys, true, |mut view| {
+                step::leave(&mut view.lanes, places);
+            });
     }
 }

@@ -169,7 +169,7 @@ fn make_keys<R: AsPolicy, B>(
                 })
                 .collect();
         }
-        Err(error) => facts.key_error = Some(Refusal::from(&error)),
+        Err(error) => facts.key_error = Some(Refusal::from(error)),
     }
 }
 
@@ -179,7 +179,13 @@ fn is_fenced(policy: &Policy, method: &Method, headers: &HeaderMap) -> bool {
         policy
             .token_headers
             .iter()
-            .chain(policy.keys.keys().iter().filter_map(|rule| rule.token_header.as_ref()))
+            .chain(
+                policy
+                    .keys
+                    .keys()
+                    .iter()
+                    .filter_map(|rule| rule.token_header.as_ref()),
+            )
             .any(|name| headers.contains_key(name))
     };
     match policy.require {
