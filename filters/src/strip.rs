@@ -278,7 +278,8 @@ mod tests {
             ("fencing-mark", "1"),
             ("x-sum", "5"),
         ]);
-        let layer = StripLayer::new().with(&[crate::names::FENCING_TOKEN.clone()]);
+        let token = std::slice::from_ref(&crate::names::FENCING_TOKEN);
+        let layer = StripLayer::new().with(token);
         let mut body = std::pin::pin!(StripBody::new(Trailers(Some(trailers)), layer));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) else {
