@@ -92,7 +92,7 @@ impl Committer {
     fn idle(&mut self) {
         match self.log.seal() {
             // It is tried again after the next commit, or the next idle time.
-            Ok(()) | Err(AppendError::NoSpace | AppendError::TooLong) => {}
+            Ok(()) | Err(AppendError::NoSpace | AppendError::ReadOnly | AppendError::TooLong) => {}
             Err(AppendError::Final(why)) => {
                 self.shared.fail(&why);
             }
@@ -102,6 +102,9 @@ impl Committer {
     fn refusal(&self, error: AppendError) -> StoreError {
         match error {
             AppendError::NoSpace => StoreError::NoSpace,
+            AppendError::ReadOnly => {
+                StoreError::Unavailable("the store's file system is read-only".into())
+            }
             AppendError::TooLong => {
                 StoreError::Unavailable("the commit is longer than a segment of the log".into())
             }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use fencegate_filters::store::Record;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
-use super::disk::is_no_space;
+use super::disk::{is_no_space, is_read_only};
 use super::files::{field, seal, unseal};
 use super::record::{decode_record, encode_record};
 
@@ -52,7 +52,7 @@ pub(super) trait Index: Send + Sync {
 /// Why the index did not do what it was asked.
 #[derive(Debug)]
 pub(super) enum IndexError {
-    /// There is no room, now.
+    /// There is no room, or nothing may be written, now.
     NoSpace,
     /// A value in it is not what was written.
     Damaged(String),
@@ -74,7 +74,8 @@ impl From<fjall::Error> for IndexError {
     fn from(error: fjall::Error) -> Self {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(this) = cause {
-            if this.downcast_ref::<io::Error>().is_some_and(is_no_space) {
+            let passes = |error: &io::Error| is_no_space(error) || is_read_only(error);
+            if this.downcast_ref().is_some_and(passes) {
                 return Self::NoSpace;
             }
             cause = this.source();

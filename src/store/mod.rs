@@ -113,8 +113,7 @@ impl Options {
 /// and [`was_clean`](Self::was_clean) says `false` at the next opening.
 pub struct EmbeddedStore {
     engine: Engine,
-    // After the engine: the directory is let go of when its threads have ended.
-    lock: Lock,
+    opened_at: Instant,
 }
 
 impl EmbeddedStore {
@@ -131,10 +130,11 @@ impl EmbeddedStore {
         }
         create_dir_durably(path).map_err(|error| OpenError::io(path, error))?;
         let lock = Lock::take(path)?;
-        let disk = Arc::new(Directory::new(path));
+        let opened_at = lock.taken_at;
+        let disk = Arc::new(Directory::new(path, lock));
         let open_index = |fresh| open_index(path, fresh, options.cache_bytes);
         let engine = Engine::open(disk, &open_index, &options.settings())?;
-        Ok(Self { engine, lock })
+        Ok(Self { engine, opened_at })
     }
 
     /// Whether the store was closed with `close(true)` the last time. A new one counts as clean.
@@ -146,7 +146,7 @@ impl EmbeddedStore {
     /// When the lock was taken: since then no other process has used the store.
     #[must_use]
     pub const fn opened_at(&self) -> Instant {
-        self.lock.taken_at
+        self.opened_at
     }
 
     /// Runs `hook` once, on the failing thread, when the store fails for good; at once where it
