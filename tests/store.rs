@@ -407,16 +407,15 @@ fn a_zeroed_stale_or_misplaced_block_is_noticed() {
     let segment = segments(directory.path()).remove(0);
     let bytes = fs::read(&segment).unwrap();
     let block = |n: usize| n * 4096..(n + 1) * 4096;
-    let damages: [&dyn Fn(&mut [u8]); 3] = [
-        &|bytes| bytes[block(2)].fill(0),
-        &|bytes| bytes.copy_within(block(1), block(2).start),
-        &|bytes| bytes.copy_within(block(3), block(2).start),
-    ];
-    for (n, damage) in damages.into_iter().enumerate() {
+    for n in 0..3 {
         let damaged = tempfile::tempdir().unwrap();
         copy(directory.path(), damaged.path());
         let mut bytes = bytes.clone();
-        damage(&mut bytes);
+        match n {
+            0 => bytes[block(2)].fill(0),
+            1 => bytes.copy_within(block(1), block(2).start),
+            _ => bytes.copy_within(block(3), block(2).start),
+        }
         fs::write(damaged.path().join(segment.file_name().unwrap()), bytes).unwrap();
         let error = EmbeddedStore::open(&options(damaged.path())).unwrap_err();
         let OpenError::Corrupt { file, offset, .. } = &error else {

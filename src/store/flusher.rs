@@ -138,7 +138,8 @@ fn flush(shared: &Shared, unresolved: &[Key]) -> Result<(), FlushError> {
     shared.index.apply(&sorted(&frozen), mark)?;
     drop(frozen);
     checkpoint(shared, mark)?;
-    lock_mutex(&shared.memory).tables.flushed(keys);
+    let freed = lock_mutex(&shared.memory).tables.flushed(keys);
+    drop(freed);
     Ok(())
 }
 
