@@ -189,12 +189,17 @@ impl Committer {
         let Memory { tables, .. } = &mut *memory;
         let tuning = &self.shared.tuning;
         let full = tables.active.len() >= tuning.memory_keys || self.live > tuning.flush_segments;
-        if full && tables.freeze() {
+        let frozen = full && tables.freeze();
+        // To wake the flusher for nothing would cost each commit a switch of threads.
+        let work = frozen || rotated.is_some() || tables.has_unresolved();
+        if frozen {
             // What is live now is what the new table has to answer for, at most one segment.
             self.live = 1;
         }
         drop(memory);
-        self.shared.flusher_wait.notify_one();
+        if work {
+            self.shared.flusher_wait.notify_one();
+        }
         for Pending { reply, .. } in self.group.drain(..) {
             reply.send(Ok(()));
         }

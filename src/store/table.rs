@@ -202,6 +202,11 @@ impl Tables {
         Ok(found)
     }
 
+    /// Whether there may be keys to be resolved.
+    pub(super) fn has_unresolved(&self) -> bool {
+        !self.unresolved.is_empty()
+    }
+
     /// A key that is to be resolved, with the generation at which to ask.
     pub(super) fn next_unresolved(&mut self) -> Option<(Key, u64)> {
         while let Some(key) = self.unresolved.last() {
