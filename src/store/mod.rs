@@ -9,7 +9,7 @@
 //! | `frame`, `segment`, `scan`, `log` | the log: its format, its files, reading and appending |
 //! | `committer`, `flusher`, `reader` | the threads |
 //! | `table`, `index` | marks in memory, and on disk |
-//! | `engine` | open and close |
+//! | `opening`, `engine` | what is found at open, and the running store |
 //! | `files`, `rules`, `lock` | the small files of the directory |
 //! | `disk` | the seam to the file system |
 //! | `tools` | verify, export, import, stats |
@@ -25,6 +25,7 @@ mod index;
 mod lock;
 mod log;
 mod medium;
+mod opening;
 mod reader;
 mod record;
 mod rules;
@@ -47,11 +48,12 @@ use fencegate_filters::Key;
 use fencegate_filters::store::{Raise, Record, Reply, Store, StoreError};
 
 use self::disk::{Directory, create_dir_durably};
-use self::engine::{Engine, Settings};
+use self::engine::Engine;
 pub use self::error::OpenError;
 use self::index::{FjallIndex, INDEX, Index, IndexError};
 use self::lock::Lock;
 pub use self::medium::volatile_medium;
+use self::opening::Settings;
 pub use self::rules::NamespaceRules;
 use self::shared::Tuning;
 

@@ -22,9 +22,9 @@ use fencegate_filters::{Key, Token};
 use serde::{Deserialize, Serialize};
 
 use super::disk::Directory;
-use super::engine::Found;
 use super::index::Index;
 use super::lock::Lock;
+use super::opening::Found;
 use super::segment::is_segment;
 use super::table::Tables;
 use super::{EmbeddedStore, OpenError, Options, open_index};

@@ -11,8 +11,9 @@ use fencegate_filters::store::{Binding, Raise, Record, Reply, StoreError};
 use fencegate_filters::{Key, Token};
 
 use self::disk::{Faults, Random, SimDisk, open_index};
-use super::engine::{Engine, Settings};
+use super::engine::Engine;
 use super::error::OpenError;
+use super::opening::Settings;
 use super::shared::Tuning;
 
 fn settings() -> Settings {
