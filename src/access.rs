@@ -134,7 +134,9 @@ where
         if let Some(refusal) = line.passage.facts().would_refuse() {
             let told = format!("would-refuse; reason={}", refusal.reason.as_str());
             if let Ok(told) = HeaderValue::try_from(told) {
-                response.headers_mut().insert(FENCING_DECISION.clone(), told);
+                response
+                    .headers_mut()
+                    .insert(FENCING_DECISION.clone(), told);
             }
         }
         line.status = response.status().as_u16();
@@ -172,7 +174,10 @@ impl Line {
             self.rendering.refuse_status = policy.refuse_status;
             self.rendering.reveal_mark = policy.reveal_mark;
         }
-        refusal.key = refusal.key.take().or_else(|| facts.keys.first().map(|fact| fact.key.clone()));
+        refusal.key = refusal
+            .key
+            .take()
+            .or_else(|| facts.keys.first().map(|fact| fact.key.clone()));
         refusal.token = refusal.token.or(facts.token);
         if refusal.outcome == Outcome::NotForwarded {
             facts.decision = Decision::Refused;
@@ -195,7 +200,12 @@ impl Line {
             .or_else(|| facts.would_refuse())
             .map_or("", |refusal| refusal.reason.as_str());
         self.shared.metrics.request(&RequestLabels {
-            route: RouteName(facts.route.clone().unwrap_or_else(|| Arc::clone(&self.shared.no_route))),
+            route: RouteName(
+                facts
+                    .route
+                    .clone()
+                    .unwrap_or_else(|| Arc::clone(&self.shared.no_route)),
+            ),
             decision: facts.decision.as_str(),
             reason,
         });
@@ -216,7 +226,11 @@ impl Line {
             return;
         }
         let key = facts.keys.first().map(|fact| Escaped(fact.key.as_str()));
-        let mark = self.refusal.as_deref().or_else(|| facts.would_refuse()).and_then(|one| one.mark);
+        let mark = self
+            .refusal
+            .as_deref()
+            .or_else(|| facts.would_refuse())
+            .and_then(|one| one.mark);
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(

@@ -15,6 +15,7 @@ use tower_service::Service;
 use crate::body::{RequestBody, ResponseBody};
 use crate::exchange::{Terms, exchange};
 use crate::route::Route;
+use crate::server::TunnelSlot;
 use crate::upstream::Upstream;
 
 /// Exchanges requests with the upstream of their route.
@@ -51,15 +52,20 @@ async fn forward(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let passage = Passage::of(&mut request);
     let Some(route) = request.extensions_mut().remove::<Arc<Route>>() else {
-        return Err(Refusal::new(Reason::NoRoute, "No route takes this request."));
+        return Err(Refusal::new(
+            Reason::NoRoute,
+            "No route takes this request.",
+        ));
     };
     let Some(upstream) = &route.upstream else {
-        return Err(Refusal::new(Reason::Forbidden, "This route refuses all requests."));
+        return Err(Refusal::new(
+            Reason::Forbidden,
+            "This route refuses all requests.",
+        ));
     };
-    let upgrade = request
-        .headers()
-        .contains_key(header::UPGRADE)
-        .then(|| hyper::upgrade::on(&mut request));
+    let asks = request.headers().contains_key(header::UPGRADE);
+    let upgrade = request.extensions_mut().remove::<TunnelSlot>();
+    let upgrade = upgrade.filter(|_| asks);
     let (mut head, body) = request.into_parts();
     head.uri = origin_form(&head.uri);
     head.version = Version::HTTP_11;
@@ -102,6 +108,7 @@ fn make_upstreams(
     route: &Route,
     upstream: &Upstream,
 ) -> Result<(), Refusal> {
+    route.strip.filter(headers);
     if !route.forward_token {
         let named = route.policy.keys.keys().iter();
         let named = named.filter_map(|rule| rule.token_header.as_ref());
@@ -123,7 +130,10 @@ fn make_upstreams(
 
 fn authority(upstream: &Upstream) -> Result<HeaderValue, Refusal> {
     HeaderValue::from_str(&upstream.authority).map_err(|_| {
-        Refusal::new(Reason::UpstreamUnreachable, "The upstream's name is not a host name.")
+        Refusal::new(
+            Reason::UpstreamUnreachable,
+            "The upstream's name is not a host name.",
+        )
     })
 }
 

@@ -82,7 +82,11 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("requests", "Requests by route and decision", this.requests.clone());
+        registry.register(
+            "requests",
+            "Requests by route and decision",
+            this.requests.clone(),
+        );
         registry.register(
             "admission_seconds",
             "From a request's head to its admission, where it had to wait",
@@ -110,14 +114,26 @@ impl Default for Metrics {
         );
         registry.register("keys", "Keys that have a mark", this.keys.clone());
         registry.register("in_flight", "Writes in flight", this.in_flight.clone());
-        registry.register("waiting", "Requests that wait for admission", this.waiting.clone());
+        registry.register(
+            "waiting",
+            "Requests that wait for admission",
+            this.waiting.clone(),
+        );
         registry.register(
             "unsettled",
             "Writes whose outcome is unknown and has not settled",
             this.unsettled.clone(),
         );
-        registry.register("connections", "Client connections", this.connections.clone());
-        registry.register("config_reloads", "Reloads of the config", this.reloads.clone());
+        registry.register(
+            "connections",
+            "Client connections",
+            this.connections.clone(),
+        );
+        registry.register(
+            "config_reloads",
+            "Reloads of the config",
+            this.reloads.clone(),
+        );
         registry.register("build", "This build", build);
         Self { registry, ..this }
     }
@@ -143,7 +159,10 @@ impl Metrics {
     /// A batch of marks became durable.
     pub fn committed(&self, marks: usize, took: Duration) {
         self.commits.observe(took.as_secs_f64());
-        #[expect(clippy::cast_precision_loss, reason = "a batch is far below 2^52 marks")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a batch is far below 2^52 marks"
+        )]
         self.batches.set(marks as f64);
     }
 

@@ -1,10 +1,11 @@
 //! The routes of the config, as the gateway uses them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fencegate_filters::StripLayer;
 use fencegate_filters::fence::{self, Drain};
 use fencegate_filters::guard::GuardedNames;
 use fencegate_filters::key::{self, Case, KeyRule, KeyRules, KeyTemplate, PathRules};
@@ -16,7 +17,7 @@ use crate::config::{self, Config, Position, Problem, Problems, Spanned};
 use crate::upstream::Upstream;
 
 /// One route: its fence, and where its requests go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
     /// What it demands of requests.
     pub policy: Policy,
@@ -26,8 +27,8 @@ pub struct Route {
     pub forward_token: bool,
     /// Whether bodies are received whole before the request is admitted.
     pub spool: bool,
-    /// Whether method override headers pass.
-    pub allow_method_override: bool,
+    /// What clients must not tell the upstream.
+    pub strip: StripLayer,
     /// Headers that only the gateway knows.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether Destination is made the upstream's.
@@ -37,6 +38,15 @@ pub struct Route {
 impl AsPolicy for Route {
     fn policy(&self) -> &Policy {
         &self.policy
+    }
+}
+
+impl Route {
+    /// The same route while its rules change: it takes no request.
+    pub fn closed(&self) -> Self {
+        let mut closed = self.clone();
+        closed.policy.closed = true;
+        closed
     }
 }
 
@@ -77,8 +87,8 @@ impl RouteTable {
             file,
             config,
             problems: Vec::new(),
-            guarded: BTreeSet::new(),
-            tokens: BTreeSet::new(),
+            guarded: HashSet::new(),
+            tokens: HashSet::new(),
         };
         let mut routes = Vec::new();
         let mut settles: BTreeMap<String, Duration> = BTreeMap::new();
@@ -117,13 +127,14 @@ struct Builder<'a> {
     file: &'a Path,
     config: &'a Config,
     problems: Vec<Problem>,
-    guarded: BTreeSet<HeaderName>,
-    tokens: BTreeSet<HeaderName>,
+    guarded: HashSet<HeaderName>,
+    tokens: HashSet<HeaderName>,
 }
 
 impl Builder<'_> {
     fn problem(&mut self, at: &Position, what: impl ToString) {
-        self.problems.push(Problem::new(self.file, at, what.to_string()));
+        self.problems
+            .push(Problem::new(self.file, at, what.to_string()));
     }
 
     fn route(
@@ -153,7 +164,10 @@ impl Builder<'_> {
         let keys = match KeyRules::new(&namespace.value, keys, path_rules, case) {
             Ok(keys) => keys,
             Err(error) => {
-                let at = fence.keys.first().map_or(&namespace.at, |rule| &rule.key.at);
+                let at = fence
+                    .keys
+                    .first()
+                    .map_or(&namespace.at, |rule| &rule.key.at);
                 self.problem(at, error);
                 return None;
             }
@@ -165,6 +179,7 @@ impl Builder<'_> {
         let policy = Policy {
             route: Arc::from(route.name.value.as_str()),
             deny: route.deny,
+            closed: false,
             require: match fence.require {
                 config::Require::Writes => Require::Writes,
                 config::Require::All => Require::All,
@@ -213,7 +228,11 @@ impl Builder<'_> {
             upstream,
             forward_token: fence.forward_token,
             spool: fence.body == config::Body::Spool,
-            allow_method_override: fence.allow_method_override,
+            strip: if fence.allow_method_override {
+                StripLayer::allowing_method_override()
+            } else {
+                StripLayer::new()
+            },
             headers: of_upstream
                 .map(|upstream| {
                     upstream

@@ -7,8 +7,8 @@
 //!   that follow CGI. For a token header the reason is `malformed-token`, since it is a second
 //!   token; for all others `bad-request`.
 //! - `Host` must name one host, and agree with the target's authority (RFC 9112, section 3.2;
-//!   RFC 9113, section 8.3.1). Host names are letters, digits, `-`, `.` and `_`; percent-encoding,
-//!   which RFC 3986 allows in them, would be one more spelling of the same host, and is refused.
+//!   RFC 9113, section 8.3.1). What a host is, and when two are the same, is what it is in keys
+//!   ([`normalize_host`]); ports are the same when they are so after the scheme's default.
 //! - CONNECT and the authority and asterisk forms of the target are refused, and so is TRACE in
 //!   any case of its letters, since it would echo an injected credential.
 //! - An expectation other than `100-continue` is not met (RFC 9110, section 10.1.1).
@@ -30,18 +30,16 @@
 //! # Ok::<(), http::Error>(())
 //! ```
 
-use std::net::Ipv6Addr;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Uri, Version};
 
+use crate::key::host::{HostError, normalize_host, split_port};
 use crate::names::{self, Lengths, alike, elements, trim};
 use crate::{Reason, Refusal};
-
-/// The longest host name, in bytes: 253 and a trailing dot (RFC 1035, section 2.3.4).
-const MAX_HOST_BYTES: usize = 254;
 
 /// The fields from which decisions are made. A clone is a reference count.
 #[derive(Clone, Debug)]
@@ -158,7 +156,7 @@ pub fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()
         .map(|authority| HostPort::parse(authority.as_str().as_bytes()))
         .transpose()?;
     match (host, authority) {
-        (Some(host), Some(authority)) if !host.same(authority, uri.scheme_str()) => Err(bad(
+        (Some(host), Some(authority)) if !host.same(&authority, uri.scheme_str()) => Err(bad(
             "the target's authority is not the Host; send the same in both",
         )),
         (None, None) if version > Version::HTTP_10 => {
@@ -233,76 +231,34 @@ pub fn check_expect(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A host and, where one is given, its port.
-#[derive(Clone, Copy)]
+/// A host in its one spelling and, where one is given, its port.
 struct HostPort<'a> {
-    host: &'a [u8],
+    host: Cow<'a, str>,
     port: Option<u16>,
 }
 
 impl<'a> HostPort<'a> {
     fn parse(text: &'a [u8]) -> Result<Self, Refusal> {
-        if text.is_empty() {
-            return Err(bad("Host is empty; send the name of the host"));
-        }
-        if text.contains(&b',') {
-            return Err(bad("Host is a list; send the name of one host"));
-        }
-        if text.contains(&b'@') {
-            return Err(bad("Host has user information before @; leave it out"));
-        }
-        let (host, port) = Self::split(text)
-            .ok_or_else(|| bad("Host is not a host name or an address, and a port or none"))?;
-        Ok(Self { host, port })
+        let Ok(text) = std::str::from_utf8(text) else {
+            return Err(bad("the host is not in ASCII; send its Punycode form"));
+        };
+        let refuse = |error: HostError| Refusal::new(Reason::BadRequest, error.to_string());
+        let host = normalize_host(text).map_err(refuse)?;
+        let (_, port) = split_port(text).map_err(refuse)?;
+        Ok(Self {
+            host,
+            // An empty port is none (RFC 3986, section 3.2.3).
+            port: port.parse().ok(),
+        })
     }
 
-    fn split(text: &'a [u8]) -> Option<(&'a [u8], Option<u16>)> {
-        // The colons of an IPv6 address stand within brackets.
-        let end = match text.first()? {
-            b'[' => text.iter().position(|&byte| byte == b']')? + 1,
-            _ => text
-                .iter()
-                .position(|&byte| byte == b':')
-                .unwrap_or(text.len()),
-        };
-        let (host, rest) = text.split_at_checked(end)?;
-        let legal = match host {
-            [b'[', address @ .., b']'] => std::str::from_utf8(address)
-                .ok()?
-                .parse::<Ipv6Addr>()
-                .is_ok(),
-            _ => is_name(host),
-        };
-        let port = match rest {
-            // A port may be empty (RFC 3986, section 3.2.3).
-            [] | [b':'] => None,
-            [b':', digits @ ..] if digits.iter().all(u8::is_ascii_digit) => {
-                Some(std::str::from_utf8(digits).ok()?.parse().ok()?)
-            }
-            _ => return None,
-        };
-        legal.then_some((host, port))
-    }
-
-    fn same(self, other: Self, scheme: Option<&str>) -> bool {
+    fn same(&self, other: &Self, scheme: Option<&str>) -> bool {
         let default = match scheme {
             Some("https") => 443,
             _ => 80,
         };
-        self.host.eq_ignore_ascii_case(other.host)
-            && self.port.unwrap_or(default) == other.port.unwrap_or(default)
+        self.host == other.host && self.port.unwrap_or(default) == other.port.unwrap_or(default)
     }
-}
-
-fn is_name(host: &[u8]) -> bool {
-    let labels = host.strip_suffix(b".").unwrap_or(host);
-    host.len() <= MAX_HOST_BYTES
-        && labels.split(|&byte| byte == b'.').all(|label| {
-            !label.is_empty()
-                && label
-                    .iter()
-                    .all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-        })
 }
 
 fn bad(detail: &'static str) -> Refusal {
@@ -447,7 +403,7 @@ mod tests {
             &[("host", b"[fe80::1%25eth0]")],
             &[("host", b"::1")],
             &[("host", b"caf\xc3\xa9")],
-            &[("host", &[b'a'; 255])],
+            &[("host", &[b'a'; 256])],
         ];
         for lines in bad {
             let head = head("GET", "/", Version::HTTP_11, lines);
@@ -490,7 +446,9 @@ mod tests {
             ("https://a/x", "a:80", false),
             ("http://a:8080/x", "a", false),
             ("http://b/x", "a", false),
-            ("http://a./x", "a", false),
+            ("http://a./x", "A", true),
+            ("http://[0::1]/x", "[::1]:80", true),
+            ("http://[::1]:81/x", "[::1]", false),
             ("http://user@a/x", "a", false),
             ("ftp://a/x", "a", false),
         ];

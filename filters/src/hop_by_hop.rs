@@ -513,4 +513,28 @@ mod tests {
         assert_eq!(lines(response.headers()), ["via: 1.0 gate:80"]);
         assert_eq!(response.into_body(), ["via: 1.1 gate:80"]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_field_that_connection_names_is_left(
+            lines in proptest::collection::vec("[ a-cTE,\\t\"\u{e9}]{0,12}", 0..4),
+        ) {
+            let mut request = Request::new(());
+            *request.headers_mut() = headers(&[("a", "1"), ("b", "2"), ("cab", "3"), ("te", "4")]);
+            for line in &lines {
+                let line = HeaderValue::from_bytes(line.as_bytes()).unwrap();
+                request.headers_mut().append(CONNECTION, line);
+            }
+            HopByHopLayer::new().filter_request(&mut request);
+            for name in ["a", "b", "cab"] {
+                let named = lines.iter().any(|line| {
+                    let mut options = line.split(',').map(|option| option.trim_matches([' ', '\t']));
+                    options.any(|option| option.eq_ignore_ascii_case(name))
+                });
+                proptest::prop_assert_eq!(request.headers().contains_key(name), !named);
+            }
+            proptest::prop_assert!(!request.headers().contains_key("te"));
+            proptest::prop_assert!(!request.headers().contains_key(CONNECTION));
+        }
+    }
 }

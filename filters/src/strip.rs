@@ -8,6 +8,9 @@
 //!
 //! Names are also removed with `_` for `-`, since servers that follow CGI do not tell them apart.
 //!
+//! [`StripBody`] does the same to the trailers of a request. A token there comes after the
+//! decision: nobody reads it here, and no upstream that merges trailers into the header may.
+//!
 //! ```
 //! use fencegate_filters::StripLayer;
 //! use http::Request;
@@ -21,10 +24,13 @@
 //! # Ok::<(), http::Error>(())
 //! ```
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, HeaderName, Request};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
 use smallvec::SmallVec;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -147,6 +153,53 @@ where
     }
 }
 
+pin_project! {
+    /// A body from whose trailers a [`StripLayer`]'s names are removed.
+    ///
+    /// For a request, with the headers that carry tokens among the names; see
+    /// [`StripLayer::with`].
+    #[derive(Debug)]
+    pub struct StripBody<B> {
+        #[pin]
+        inner: B,
+        layer: StripLayer,
+    }
+}
+
+impl<B> StripBody<B> {
+    /// Removes the names of `layer` from the trailers of `inner`.
+    pub const fn new(inner: B, layer: StripLayer) -> Self {
+        Self { inner, layer }
+    }
+}
+
+impl<B: Body> Body for StripBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let mut frame = ready!(this.inner.poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            this.layer.filter(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,5 +252,43 @@ mod tests {
         let layer = StripLayer::new().with(&[HeaderName::from_static("x-peer")]);
         let lines = [("x-peer", "1"), ("x-original-url", "/"), ("accept", "*/*")];
         assert_eq!(left(&layer, &lines), ["accept"]);
+    }
+
+    /// Trailers and nothing else.
+    struct Trailers(Option<HeaderMap>);
+
+    impl Body for Trailers {
+        type Data = bytes::Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<bytes::Bytes>, Self::Error>>> {
+            Poll::Ready(self.0.take().map(|trailers| Ok(Frame::trailers(trailers))))
+        }
+    }
+
+    #[test]
+    fn a_token_in_trailers_is_not_passed_on() {
+        // T22
+        let trailers = headers(&[
+            ("fencing-token", "99"),
+            ("Fencing_Token", "99"),
+            ("fencing-mark", "1"),
+            ("x-sum", "5"),
+        ]);
+        let token = std::slice::from_ref(&crate::names::FENCING_TOKEN);
+        let layer = StripLayer::new().with(token);
+        let mut body = std::pin::pin!(StripBody::new(Trailers(Some(trailers)), layer));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) else {
+            panic!("the trailers are ready");
+        };
+        assert_eq!(names(frame.trailers_ref().unwrap()), ["x-sum"]);
+        assert!(matches!(
+            body.as_mut().poll_frame(&mut cx),
+            Poll::Ready(None)
+        ));
     }
 }

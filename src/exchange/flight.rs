@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::tunnel;
 use crate::body::{Broken, ResponseBody};
+use crate::server::TunnelSlot;
 use crate::upstream::upload::Upload;
 use crate::upstream::wire::UploadError;
 use crate::upstream::{Conn, Upstream};
@@ -69,7 +70,7 @@ struct Head {
     has_body: bool,
     /// When the body may be sent although no `100 Continue` came.
     continue_at: Option<Instant>,
-    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    upgrade: Option<TunnelSlot>,
     driver: Option<Waker>,
 }
 
@@ -97,7 +98,7 @@ pub(super) enum Headed {
     /// The response, to be passed on.
     Response(Response<ResponseBody>),
     /// Not a byte was written: the request, to be sent on another connection.
-    Unsent(Request<Upload>, Option<Permit>),
+    Unsent(Box<Request<Upload>>, Option<Permit>),
     /// It failed.
     Failed(Refusal),
 }
@@ -118,7 +119,7 @@ impl Flight {
         mut conn: Conn,
         request: Request<Upload>,
         permit: Option<Permit>,
-        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        upgrade: Option<TunnelSlot>,
         expects: bool,
     ) -> Result<(), Refusal> {
         let mut slot = self.lock();
@@ -174,7 +175,7 @@ impl Flight {
         match answer {
             Ok(response) => Poll::Ready(self.answered(&mut slot, *head, response, cx)),
             Err(mut error) => Poll::Ready(match error.take_message() {
-                Some(request) => Headed::Unsent(request, head.permit),
+                Some(request) => Headed::Unsent(Box::new(request), head.permit),
                 None => {
                     let refusal = failed(head.conn.wire.upload_error());
                     self.close(head.conn, head.permit, head.has_body);
@@ -540,7 +541,13 @@ impl Flight {
             cut.notify_one();
         }
         drop(head.answer);
-        tunnel::spawn(client, head.conn, head.permit, cut, self.upstream.timeout);
+        tunnel::spawn(
+            client.wait(),
+            head.conn,
+            head.permit,
+            cut,
+            self.upstream.timeout,
+        );
         Headed::Response(Response::from_parts(parts, ResponseBody::Empty))
     }
 

@@ -18,6 +18,7 @@ use http_body::Body as _;
 pub use self::flight::ResponseStream;
 use self::flight::{Awaiting, Flight, Headed};
 use crate::body::{RequestBody, ResponseBody};
+use crate::server::TunnelSlot;
 use crate::upstream::upload::Upload;
 use crate::upstream::{Conn, Upstream};
 
@@ -29,8 +30,8 @@ pub struct Terms {
     pub token_headers: Arc<[HeaderName]>,
     /// The longest gap between two reads of the request body.
     pub body_timeout: Option<Duration>,
-    /// Whether the request asks for another protocol.
-    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// Where the client's stream comes from, where the request asks for another protocol.
+    pub upgrade: Option<TunnelSlot>,
 }
 
 /// Sends `request` to `upstream` and waits for its head.

@@ -6,19 +6,18 @@ use std::time::Duration;
 
 use fencegate_filters::Outcome;
 use fencegate_filters::fence::Permit;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::server::ClientStream;
 use crate::upstream::Conn;
 
 const BUFFER: usize = 16 * 1024;
 
 /// Runs a tunnel until it ends, is cut, or nothing has moved for `idle`.
 pub(super) fn spawn(
-    client: OnUpgrade,
+    client: oneshot::Receiver<ClientStream>,
     upstream: Conn,
     permit: Option<Permit>,
     cut: Arc<Notify>,
@@ -41,11 +40,16 @@ pub(super) fn spawn(
     });
 }
 
-async fn run(client: OnUpgrade, upstream: Conn, idle: Duration) -> io::Result<()> {
+async fn run(
+    client: oneshot::Receiver<ClientStream>,
+    upstream: Conn,
+    idle: Duration,
+) -> io::Result<()> {
     let client = client.await.map_err(io::Error::other)?;
     let (upstream, read_ahead) = upstream.into_tunnel();
-    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+    let (mut from_client, mut to_client) = client.stream.into_split();
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
+    to_upstream.write_all(&client.read_ahead).await?;
     to_client.write_all(&read_ahead).await?;
     let moved = std::sync::Mutex::new(Instant::now());
     let up = copy(&mut from_client, &mut to_upstream, &moved);

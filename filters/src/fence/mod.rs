@@ -101,7 +101,7 @@ impl Fence {
         let mut look = Looking {
             fence: self.clone(),
             claim,
-            places: Places::default(),
+            places: Places::new(),
             raises: false,
         };
         let compared = std::future::poll_fn(|cx| match look.once(cx.waker()) {
@@ -146,7 +146,7 @@ impl Fence {
         let mut look = Looking {
             fence: self.clone(),
             claim,
-            places: Places::default(),
+            places: Places::new(),
             raises: true,
         };
         match look.once(std::task::Waker::noop()) {
@@ -237,10 +237,10 @@ impl Fence {
         quiet
     }
 
-    /// The same for the keys of one namespace, holds not counted.
+    /// The same for the keys of one namespace.
     #[must_use]
     pub fn is_namespace_quiet(&self, namespace: &str) -> bool {
-        let mut quiet = true;
+        let mut quiet = !self.table.is_namespace_held(namespace);
         self.table.each(|key, lane| {
             quiet &= key.namespace() != namespace || lane.is_quiet();
         });
@@ -286,7 +286,7 @@ impl Looking {
         };
         let (claim, places, raises) = (&self.claim, &mut self.places, self.raises);
         let mut effects = table::Effects::default();
-        let retry = !places.tickets.is_empty();
+        let retry = places.waited;
         let arrival = table.with_lanes(&claim.keys, retry, |mut view| {
             step::look(
                 &mut view.lanes,
@@ -309,12 +309,14 @@ impl Looking {
 
 impl Drop for Looking {
     fn drop(&mut self) {
-        if self.places.tickets.is_empty() {
+        if !self.places.waited {
             return;
         }
         let places = &mut self.places;
-        self.fence.table.with_lanes(&self.claim.keys, true, |mut view| {
-            step::leave(&mut view.lanes, places);
-        });
+        self.fence
+            .table
+            .with_lanes(&self.claim.keys, true, |mut view| {
+                step::leave(&mut view.lanes, places);
+            });
     }
 }

@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(matches(&node, &["a"]), [2]);
         assert_eq!(matches(&node, &["v2", "x", "y", "manifests", "1"]), [3]);
         assert_eq!(matches(&node, &["v2", "tags", "list"]), [4]);
-        assert_eq!(matches(&node, &["v2", "manifests"]), []);
+        assert!(matches(&node, &["v2", "manifests"]).is_empty());
         assert_eq!(matches(&node, &[]), [5]);
     }
 }
