@@ -74,6 +74,7 @@ store:
 upstreams:
   backend:
     urls: ["http://127.0.0.1:UPSTREAM"]
+    settle: 5s  # wrk leaves uploads half sent at its end; a stop waits this long for their outcomes
     pool: { max_idle: 128, idle_timeout: 60s }
 routes:
   - name: fenced
