@@ -21,6 +21,7 @@ mod http;
 mod parse;
 mod recorder;
 mod stage;
+mod storm;
 mod wait;
 
 pub(crate) use config::Config;
@@ -29,4 +30,5 @@ pub(crate) use history::{History, Token, Violation, Write};
 pub(crate) use http::{Connection, Ended, Request, Response, send_raw};
 pub(crate) use recorder::{Broken, Exchange, Next, Recorder};
 pub(crate) use stage::Stage;
+pub(crate) use storm::{Dice, Storm, weather};
 pub(crate) use wait::{Gate, PATIENCE, eventually};

@@ -30,6 +30,7 @@ type Script = Arc<dyn Fn(&mut Exchange<'_>) -> Result<Next, Broken> + Send + Syn
 pub(crate) struct Recorder {
     shared: Arc<Shared>,
     address: SocketAddr,
+    fillers: Mutex<Vec<TcpStream>>,
 }
 
 struct Shared {
@@ -77,7 +78,29 @@ impl Recorder {
         Self::listen(socket.into())
     }
 
+    /// A resource that takes no connections until the gate is opened: who connects before that
+    /// waits for it.
+    pub(crate) fn behind(gate: &Gate) -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&address.into()).unwrap();
+        socket.listen(0).unwrap();
+        let recorder = Self::listen_behind(socket.into(), Some(gate.clone()));
+        // The queue of the listener is filled up, so that the next one has to wait.
+        let time = Duration::from_millis(300);
+        while TcpStream::connect_timeout(&recorder.address, time).is_ok_and(|stream| {
+            recorder.fillers.lock().unwrap().push(stream);
+            true
+        }) {}
+        recorder
+    }
+
     fn listen(listener: TcpListener) -> Self {
+        Self::listen_behind(listener, None)
+    }
+
+    fn listen_behind(listener: TcpListener, gate: Option<Gate>) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             log: Mutex::default(),
@@ -94,6 +117,9 @@ impl Recorder {
         });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
+            if let Some(gate) = gate {
+                gate.wait();
+            }
             for stream in listener.incoming() {
                 if accepting.stopped.load(Ordering::SeqCst) {
                     return;
@@ -110,7 +136,11 @@ impl Recorder {
                 std::thread::spawn(move || Served::new(shared, id, stream).serve());
             }
         });
-        Self { shared, address }
+        Self {
+            shared,
+            address,
+            fillers: Mutex::default(),
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
