@@ -1,5 +1,9 @@
 //! Requests that touch two resources: a COPY or a MOVE, and a copy from another object.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -44,9 +48,11 @@ fn a_move_needs_the_token_of_each_of_its_keys() {
     let go = moving("/dav/a", "http://store.test/dav/b");
     let destination = "Fencing-Token-Destination";
 
-    stage
-        .send(&go.clone().token(11))
-        .assert_fenced(428, "token-required", "the destination's token is missing");
+    stage.send(&go.clone().token(11)).assert_fenced(
+        428,
+        "token-required",
+        "the destination's token is missing",
+    );
     assert_eq!(marks(&stage), both("10", "20"), "nothing is raised");
     stage
         .send(&go.clone().header(destination, "21"))
@@ -78,7 +84,11 @@ fn two_tokens_for_one_key_are_refused() {
     let stage = Stage::with(dav);
     let onto_itself = moving("/dav/a", "/dav/a").token(11);
     stage
-        .send(&onto_itself.clone().header("Fencing-Token-Destination", "11"))
+        .send(
+            &onto_itself
+                .clone()
+                .header("Fencing-Token-Destination", "11"),
+        )
         .assert_ok("the same token for the same key");
     let answer = stage.send(&onto_itself.header("Fencing-Token-Destination", "12"));
     assert_eq!(answer.status, 400, "two different tokens for one key");
@@ -110,17 +120,31 @@ fn a_destination_is_read_by_the_rules_of_the_path() {
         "/dav/\\b",
     ] {
         let answer = go(destination);
-        assert_eq!(answer.status, 400, "Destination {destination:?}: {}", answer.text());
+        assert_eq!(
+            answer.status,
+            400,
+            "Destination {destination:?}: {}",
+            answer.text()
+        );
     }
     assert_eq!(stage.recorder.count(), 1, "none of them is forwarded");
     assert_eq!(stage.mark("objects/dav/a"), None, "and none raises a mark");
-    for destination in ["/dav/b", "http://store.test/dav/b", "http://STORE.test/dav/%62", "/dav/b/"] {
+    for destination in [
+        "/dav/b",
+        "http://store.test/dav/b",
+        "http://STORE.test/dav/%62",
+        "/dav/b/",
+    ] {
         go(destination).assert_ok(destination);
     }
     assert_eq!(stage.mark("objects/dav/b").as_deref(), Some("20"));
-    let twice = moving("/dav/a", "/dav/b").header("Destination", "/dav/c").token(11);
+    let twice = moving("/dav/a", "/dav/b")
+        .header("Destination", "/dav/c")
+        .token(11);
     assert_eq!(
-        stage.send(&twice.header("Fencing-Token-Destination", "20")).status,
+        stage
+            .send(&twice.header("Fencing-Token-Destination", "20"))
+            .status,
         400,
         "two Destinations"
     );
@@ -172,7 +196,11 @@ fn a_copy_is_fenced_by_its_source_and_raises_nothing_there() {
     copy("/bucket/source", 29).assert_fenced(409, "stale-token", "below the source's mark");
     copy("bucket/source", 29).assert_fenced(409, "stale-token", "without its leading slash");
     copy("/bucket/%73ource", 29).assert_fenced(409, "stale-token", "escaped");
-    assert_eq!(stage.mark("objects/bucket/copy"), None, "one stale key raises none");
+    assert_eq!(
+        stage.mark("objects/bucket/copy"),
+        None,
+        "one stale key raises none"
+    );
     copy("/bucket/source", 31).assert_ok("above the source's mark");
     assert_eq!(
         stage.mark("objects/bucket/source").as_deref(),
@@ -203,7 +231,10 @@ fn a_copy_waits_for_writes_to_its_source() {
     gate.open();
     writing.join().unwrap().assert_ok("the write");
     copy.join().unwrap().assert_ok("the copy");
-    let (writing, copy) = (stage.recorder.ended("writing"), stage.recorder.ended("copy"));
+    let (writing, copy) = (
+        stage.recorder.ended("writing"),
+        stage.recorder.ended("copy"),
+    );
     assert!(
         writing.ended < Some(copy.began),
         "the source's write ended before the copy began"

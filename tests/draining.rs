@@ -1,5 +1,9 @@
 //! The drain: a newer token is forwarded only when every older write is known to have ended.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -59,12 +63,17 @@ fn a_write_that_was_sent_whole_is_waited_for() {
     let newer = write(35, "newer").spawn(stage.http());
     stage.gateway.wait_mark(KEY, "35");
     stage.gateway.wait_key(KEY, "waiting", 1);
-    stage
-        .send(&write(34, "late"))
-        .assert_fenced(409, "stale-token", "from the raise on, older tokens are refused");
+    stage.send(&write(34, "late")).assert_fenced(
+        409,
+        "stale-token",
+        "from the raise on, older tokens are refused",
+    );
     assert!(stage.recorder.history().tagged("newer").is_empty());
     gate.open();
-    older.join().unwrap().assert_ok("the older write ends in peace");
+    older
+        .join()
+        .unwrap()
+        .assert_ok("the older write ends in peace");
     newer.join().unwrap().assert_ok("the newer write follows");
     stage.recorder.history().assert_ordered();
 }
@@ -127,7 +136,9 @@ fn a_full_queue_never_refuses_an_advance() {
     let gate = stage.recorder.hold("older");
     let older = write(34, "older").spawn(stage.http());
     stage.recorder.received("older");
-    let waiting: Vec<_> = (0..2).map(|_| write(35, "35").spawn(stage.http())).collect();
+    let waiting: Vec<_> = (0..2)
+        .map(|_| write(35, "35").spawn(stage.http()))
+        .collect();
     stage.gateway.wait_key(KEY, "waiting", 2);
     let busy = stage.send(&write(35, "35"));
     busy.assert_fenced(503, "busy", "the queue is full");
@@ -158,7 +169,11 @@ fn the_client_of_a_waiting_request_can_go_away_and_the_mark_stays() {
     gate.open();
     older.join().unwrap().assert_ok("the older write");
     stage.gateway.wait_key(KEY, "in_flight", 0);
-    assert_eq!(stage.mark(KEY).as_deref(), Some("35"), "the mark stays raised");
+    assert_eq!(
+        stage.mark(KEY).as_deref(),
+        Some("35"),
+        "the mark stays raised"
+    );
     stage
         .send(&write(34, "late"))
         .assert_fenced(409, "stale-token", "the mark stays raised");
@@ -177,14 +192,20 @@ fn a_drain_that_takes_too_long_is_refused_and_the_older_write_runs_on() {
     let start = Instant::now();
     let answer = stage.send(&write(35, "newer"));
     answer.assert_fenced(503, "draining", "the drain's time is up");
-    assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(250),
+        "{:?}",
+        start.elapsed()
+    );
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
     stage
         .send(&write(34, "late"))
         .assert_fenced(409, "stale-token", "the mark stays raised");
     gate.open();
     older.join().unwrap().assert_ok("the older write ran on");
-    stage.send(&write(35, "again")).assert_ok("tried again when it was over");
+    stage
+        .send(&write(35, "again"))
+        .assert_ok("tried again when it was over");
     stage.recorder.history().assert_ordered();
 }
 
@@ -242,7 +263,11 @@ fn a_response_that_has_begun_is_drained_to_its_end() {
     stage.gateway.wait_mark(KEY, "35");
     gate.open();
     let older = older.join().unwrap();
-    assert_eq!(older.text(), "halfdone", "sent whole, so its response is waited for");
+    assert_eq!(
+        older.text(),
+        "halfdone",
+        "sent whole, so its response is waited for"
+    );
     newer.join().unwrap().assert_ok("the newer write");
     stage.recorder.history().assert_ordered();
 }
@@ -262,8 +287,16 @@ fn a_client_that_reads_slowly_does_not_hold_the_drain() {
     stage.recorder.ended("older");
     let start = Instant::now();
     stage.send(&write(35, "newer")).assert_ok("the newer write");
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    assert_eq!(slow.response().body.len(), 600 * 1024, "and nothing of it is lost");
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        slow.response().body.len(),
+        600 * 1024,
+        "and nothing of it is lost"
+    );
 }
 
 #[test]
@@ -292,7 +325,9 @@ fn a_read_with_a_newer_token_drains_older_writes() {
     assert!(stage.recorder.history().tagged("read").is_empty());
     gate.open();
     older.join().unwrap().assert_ok("the older write");
-    read.join().unwrap().assert_ok("the new holder reads what it wrote");
+    read.join()
+        .unwrap()
+        .assert_ok("the new holder reads what it wrote");
     stage.recorder.history().assert_ordered();
 }
 
@@ -328,9 +363,13 @@ fn bytes_in_the_send_buffer_are_discarded_by_a_cut() {
     let stage = Stage::before(recorder, |config: Config| config.settle("300ms"));
     let length = 256 * 1024;
     let mut older = Connection::open(stage.http());
-    older.send(write(34, "older").head(length)).send(vec![b'x'; length / 2]);
+    older
+        .send(write(34, "older").head(length))
+        .send(vec![b'x'; length / 2]);
     stage.recorder.arrived("older");
-    stage.send(&write(35, "newer")).assert_ok("after the cut and its settle");
+    stage
+        .send(&write(35, "newer"))
+        .assert_ok("after the cut and its settle");
     let received = stage.recorder.bytes();
     gate.open();
     let older = stage.recorder.ended("older");

@@ -3,34 +3,17 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "a test fails by panicking"
 )]
 
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use common::{
-    Config, Dice, Gateway, Recorder, Request, Stage, Storm, Token, eventually, run, weather,
-};
-
-/// Asserts G3: no token reached the resource that the marks do not know.
-#[track_caller]
-fn assert_marks_hold(stage: &Stage) {
-    let history = stage.recorder.history();
-    for path in history.keys() {
-        let key = path.trim_start_matches('/');
-        let mark = stage.mark(key).and_then(|mark| Token::parse(&mark));
-        assert!(
-            mark >= history.highest(&path),
-            "G3 on {key}: {:?} was forwarded, and the mark after the crash is {mark:?}",
-            history.highest(&path)
-        );
-    }
-}
+use common::{Config, Dice, Gateway, Recorder, Request, Stage, Storm, eventually, run, weather};
 
 // D1
 #[test]
@@ -51,7 +34,7 @@ fn kill_9_under_load_loses_no_mark_that_was_forwarded() {
         stage.gateway.kill();
         storm.stop();
         stage.gateway.restart();
-        assert_marks_hold(&stage);
+        stage.assert_marks_hold();
     }
     stage.recorder.history().assert_ordered();
 }
@@ -106,7 +89,10 @@ fn a_store_that_must_exist_is_not_made() {
     );
     let empty = dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    assert!(!Gateway::fails(config, &empty).status.success(), "an empty one is amnesia too");
+    assert!(
+        !Gateway::fails(config, &empty).status.success(),
+        "an empty one is amnesia too"
+    );
 }
 
 // D13
@@ -225,114 +211,6 @@ fn a_store_of_another_format_is_refused_by_name() {
     );
 }
 
-/// A small file system of its own, gone with the test.
-struct Mounted(tempfile::TempDir);
-
-impl Mounted {
-    fn tmpfs(size: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let options = format!("size={size}");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(dir.path())
-            .output();
-        mount
-            .is_ok_and(|output| output.status.success())
-            .then(|| Self(dir))
-    }
-
-    fn fill(&self) -> PathBuf {
-        let ballast = self.0.path().join("ballast");
-        let mut file = std::fs::File::create(&ballast).unwrap();
-        let piece = vec![1; 4096];
-        while std::io::Write::write_all(&mut file, &piece).is_ok() {}
-        ballast
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-// D6 C15
-#[test]
-fn a_full_disk_refuses_advances_and_recovers_with_room() {
-    let Some(disk) = Mounted::tmpfs("160m") else {
-        println!("skipped: a file system of its own needs root");
-        return;
-    };
-    let recorder = Recorder::start();
-    let store = disk.0.path().join("store");
-    let config = Config::new(&recorder.url())
-        .settle("100ms")
-        .set("store.path", store.to_str().unwrap());
-    let mut gateway = Gateway::start(config.clone());
-    let write = |gateway: &Gateway, key: u64, token: u64| {
-        let request = Request::put(&format!("/objects/{key}")).token(token);
-        request.send(gateway.http)
-    };
-    write(&gateway, 0, 34).assert_ok("with room");
-    let ballast = disk.fill();
-
-    // Room that the store holds in reserve is used up first.
-    let mut key = 1;
-    let refused = eventually("an advance finds no room", || {
-        for _ in 0..2000 {
-            key += 1;
-            let long = format!("/objects/{key}-{}", "k".repeat(900));
-            let answer = Request::put(&long).token(1).send(gateway.http);
-            if answer.status != 200 {
-                return Some((long, answer));
-            }
-        }
-        None
-    });
-    let (target, answer) = refused;
-    answer.assert_fenced(503, "store-unavailable", "G4: closed on failure");
-    let forwarded = recorder.history();
-    assert!(
-        forwarded.0.iter().all(|write| write.key != target),
-        "what could not be made durable is not forwarded"
-    );
-    write(&gateway, 0, 33).assert_fenced(409, "stale-token", "stale tokens are still refused");
-
-    std::fs::remove_file(ballast).unwrap();
-    let recovered = eventually("the gateway commits again, or has stopped", || {
-        let Ok(stream) = std::net::TcpStream::connect(gateway.http) else {
-            return Some(false);
-        };
-        let mut client = common::Connection::over(stream);
-        client.send(Request::put(&target).token(1).whole());
-        match client.try_response("PUT") {
-            Ok(answer) if answer.status == 200 => Some(true),
-            Ok(_) => None,
-            Err(_) => Some(false),
-        }
-    });
-    if !recovered {
-        let status = gateway.wait();
-        assert!(!status.success(), "a store that gave up stops the process");
-        gateway.restart_as(config);
-    }
-    write(&gateway, 0, 35).assert_ok("an advance once there is room");
-    write(&gateway, 0, 34).assert_fenced(409, "stale-token", "after it");
-    recorder.history().assert_ordered();
-}
-
-#[test]
-fn a_store_on_tmpfs_is_warned_of() {
-    let Some(disk) = Mounted::tmpfs("160m") else {
-        println!("skipped: a file system of its own needs root");
-        return;
-    };
-    let store = disk.0.path().join("store");
-    let config = Config::new("http://127.0.0.1:1").set("store.path", store.to_str().unwrap());
-    let gateway = Gateway::start(config);
-    gateway.says("tmpfs");
-}
-
 // D17
 #[test]
 fn many_marks_are_all_known_from_the_first_request_on() {
@@ -341,7 +219,7 @@ fn many_marks_are_all_known_from_the_first_request_on() {
     let store = dir.path().join("store");
     let keys = 100_000;
     let lines: String = (0..keys)
-        .map(|key| format!("{{\"key\":\"objects/{key}\",\"mark\":\"34\"}}\n"))
+        .map(|key| format!("{{\"key\":\"objects/{key}\",\"token\":\"34\"}}\n"))
         .collect();
     let imported = import(&store, &lines);
     assert!(imported.status.success(), "{imported:?}");
@@ -380,7 +258,11 @@ fn what_is_exported_can_be_imported_and_only_ever_raises() {
     let exported = run(&["store", "export", store.to_str().unwrap()]);
     assert!(exported.status.success(), "{exported:?}");
     let text = String::from_utf8(exported.stdout).unwrap();
-    assert_eq!(text.lines().count(), 3, "one line of JSON for each key: {text}");
+    assert_eq!(
+        text.lines().count(),
+        3,
+        "one line of JSON for each key: {text}"
+    );
 
     let other = tempfile::tempdir().unwrap();
     let other = other.path().join("store");
@@ -389,7 +271,10 @@ fn what_is_exported_can_be_imported_and_only_ever_raises() {
     assert!(import(&other, &lower).status.success());
     let again = run(&["store", "export", other.to_str().unwrap()]);
     let again = String::from_utf8(again.stdout).unwrap();
-    assert!(again.contains("7.42"), "a lower mark is not imported: {again}");
+    assert!(
+        again.contains("7.42"),
+        "a lower mark is not imported: {again}"
+    );
     assert!(again.contains("99"), "a higher one is: {again}");
 
     for command in ["verify", "stats"] {
@@ -403,7 +288,7 @@ fn what_is_exported_can_be_imported_and_only_ever_raises() {
 fn a_store_in_use_is_not_worked_on_offline() {
     let stage = Stage::at_34();
     let store = stage.gateway.store();
-    let imported = import(&store, "{\"key\":\"objects/42\",\"mark\":\"99\"}\n");
+    let imported = import(&store, "{\"key\":\"objects/42\",\"token\":\"99\"}\n");
     assert!(!imported.status.success(), "{imported:?}");
     assert_eq!(stage.mark("objects/42").as_deref(), Some("34"));
 }

@@ -1,5 +1,9 @@
 //! Broken and contradictory HTTP/1.1: the upstream must never see two requests where one was fenced.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -10,7 +14,9 @@ const SMUGGLED: &str =
     "PUT /objects/42 HTTP/1.1\r\nHost: store.test\r\nFencing-Token: 1\r\nContent-Length: 0\r\n\r\n";
 
 fn put(lines: &str, body: &str) -> String {
-    format!("PUT /objects/42 HTTP/1.1\r\nHost: store.test\r\nFencing-Token: 34\r\n{lines}\r\n{body}")
+    format!(
+        "PUT /objects/42 HTTP/1.1\r\nHost: store.test\r\nFencing-Token: 34\r\n{lines}\r\n{body}"
+    )
 }
 
 /// Asserts that a message was refused, or forwarded as one request with one framing after which
@@ -42,7 +48,11 @@ fn assert_refused_or_repaired(stage: &Stage, bytes: &str, what: &str) {
             answer.status
         );
     }
-    assert_eq!(stage.recorder.count(), before, "{what}: refused and forwarded");
+    assert_eq!(
+        stage.recorder.count(),
+        before,
+        "{what}: refused and forwarded"
+    );
 }
 
 fn assert_never_two(stage: &Stage) {
@@ -60,9 +70,18 @@ fn assert_never_two(stage: &Stage) {
 fn content_length_beside_transfer_encoding_is_never_forwarded_as_both() {
     let stage = Stage::at_34();
     for (what, lines) in [
-        ("length first", "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n"),
-        ("coding first", "Transfer-Encoding: chunked\r\nContent-Length: 6\r\n"),
-        ("length 0", "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"),
+        (
+            "length first",
+            "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n",
+        ),
+        (
+            "coding first",
+            "Transfer-Encoding: chunked\r\nContent-Length: 6\r\n",
+        ),
+        (
+            "length 0",
+            "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
+        ),
     ] {
         assert_refused_or_repaired(&stage, &put(lines, &format!("0\r\n\r\n{SMUGGLED}")), what);
     }
@@ -139,7 +158,10 @@ fn a_content_length_is_one_number() {
     ] {
         stage.assert_bad(put(lines, "datum"), &format!("{lines:?}"));
     }
-    for lines in ["Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5, 5\r\n"] {
+    for lines in [
+        "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: 5, 5\r\n",
+    ] {
         let before = stage.recorder.count();
         if let Ok(answer) = send_raw(stage.http(), put(lines, "datum"))
             && answer.status < 400
@@ -151,7 +173,11 @@ fn a_content_length_is_one_number() {
                 "equal lengths may be merged into one: {lines:?}"
             );
         } else {
-            assert_eq!(stage.recorder.count(), before, "{lines:?}: refused and forwarded");
+            assert_eq!(
+                stage.recorder.count(),
+                before,
+                "{lines:?}: refused and forwarded"
+            );
         }
     }
     stage.assert_alive();
@@ -221,7 +247,10 @@ fn a_huge_chunk_extension_is_bounded_and_not_forwarded() {
     let piece = "e".repeat(64 * 1024);
     let refused = (0..256).any(|_| connection.try_send(&piece).is_err());
     assert!(
-        refused || connection.try_response("PUT").map_or(true, |answer| answer.status >= 400),
+        refused
+            || connection
+                .try_response("PUT")
+                .map_or(true, |answer| answer.status >= 400),
         "16 MiB of a chunk extension are too much"
     );
     assert!(
@@ -288,10 +317,11 @@ fn a_request_is_never_taken_from_the_body_of_a_refused_one() {
             [stale.chunked_head(), chunk.into_bytes()].concat()
         };
         let mut connection = Connection::open(stage.http());
-        connection
-            .send(bytes)
-            .response()
-            .assert_fenced(409, "stale-token", "refused before its body is read");
+        connection.send(bytes).response().assert_fenced(
+            409,
+            "stale-token",
+            "refused before its body is read",
+        );
         // Either the connection is over, or the next answer is to the next request.
         connection.send(Request::get("/objects/next").tag(framing).whole());
         if let Ok(next) = connection.try_response("GET") {
@@ -316,17 +346,25 @@ fn a_refused_client_that_goes_on_sending_still_reads_the_refusal() {
             break;
         }
     }
-    connection
-        .response()
-        .assert_fenced(409, "stale-token", "lingering close: no reset before it is read");
-    assert_eq!(stage.recorder.count(), 1, "and none of the body went upstream");
+    connection.response().assert_fenced(
+        409,
+        "stale-token",
+        "lingering close: no reset before it is read",
+    );
+    assert_eq!(
+        stage.recorder.count(),
+        1,
+        "and none of the body went upstream"
+    );
 }
 
 // S22
 #[test]
 fn what_follows_connection_close_is_ignored() {
     let stage = Stage::at_34();
-    let first = Request::put("/objects/42").token(34).header("Connection", "close");
+    let first = Request::put("/objects/42")
+        .token(34)
+        .header("Connection", "close");
     let second = Request::put("/objects/43").token(99);
     let mut connection = Connection::open(stage.http());
     connection.send([first.whole(), second.whole()].concat());
@@ -335,7 +373,11 @@ fn what_follows_connection_close_is_ignored() {
         connection.try_response("PUT").is_err(),
         "the connection ends after the response"
     );
-    assert_eq!(stage.mark("objects/43"), None, "the request after it is ignored");
+    assert_eq!(
+        stage.mark("objects/43"),
+        None,
+        "the request after it is ignored"
+    );
 }
 
 // S23
@@ -370,13 +412,22 @@ fn pipelined_reads_are_answered_in_order() {
     let stage = Stage::new();
     let gate = stage.recorder.hold("slow");
     let slow = Request::get("/objects/1").tag("slow").whole();
-    let fast = Request::new("DELETE", "/objects/2").token(1).tag("fast").whole();
-    stage.recorder.on("fast", |exchange| exchange.respond(202, "fast"));
+    let fast = Request::new("DELETE", "/objects/2")
+        .token(1)
+        .tag("fast")
+        .whole();
+    stage
+        .recorder
+        .on("fast", |exchange| exchange.respond(202, "fast"));
     let mut connection = Connection::open(stage.http());
     connection.send([slow, fast].concat());
     stage.recorder.arrived("slow");
     gate.open();
-    assert_eq!(connection.response().status, 200, "the slow one is answered first");
+    assert_eq!(
+        connection.response().status,
+        200,
+        "the slow one is answered first"
+    );
     assert_eq!(connection.response().status, 202, "then the fast one");
 }
 
@@ -391,7 +442,9 @@ fn an_upstream_connection_with_unasked_bytes_is_discarded() {
         stage.recorder.on(tag, move |exchange| {
             exchange.read_body()?;
             exchange.end();
-            exchange.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{extra}"))?;
+            exchange.send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{extra}"
+            ))?;
             Ok(Next::KeepAlive)
         });
         let answer = stage.send(&Request::put("/objects/42").token(34).tag(tag));
@@ -403,7 +456,10 @@ fn an_upstream_connection_with_unasked_bytes_is_discarded() {
         let history = stage.recorder.history();
         let poisoned = history.tagged(tag).last().unwrap().connection;
         assert!(
-            history.tagged("next").iter().all(|next| next.connection != poisoned),
+            history
+                .tagged("next")
+                .iter()
+                .all(|next| next.connection != poisoned),
             "the connection is not used again"
         );
     }
@@ -415,10 +471,17 @@ fn an_unasked_101_is_an_invalid_response() {
     let stage = Stage::at_34();
     stage.recorder.on("101", |exchange| {
         exchange.read_body()?;
-        exchange.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")?;
+        exchange.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        )?;
         exchange.never()
     });
     let answer = stage.send(&Request::put("/objects/42").token(34).tag("101"));
-    answer.assert_refused(502, "upstream-failed", "unknown", "nobody asked for an upgrade");
+    answer.assert_refused(
+        502,
+        "upstream-failed",
+        "unknown",
+        "nobody asked for an upgrade",
+    );
     stage.recorder.broke("101");
 }

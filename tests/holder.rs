@@ -1,5 +1,9 @@
 //! Who holds a token: two holders with one token are told apart.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -27,7 +31,10 @@ fn an_equal_token_is_for_the_holder_that_raised_the_mark() {
     write(&stage, 35, Some("pod-b")).assert_ok("an advance binds anew");
     write(&stage, 35, Some("pod-a")).assert_fenced(409, "holder-mismatch", "the holder before");
     let view = stage.gateway.key("objects/42").unwrap();
-    assert_eq!(view["holder"], "pod-b", "the view names who is bound: {view}");
+    assert_eq!(
+        view["holder"], "pod-b",
+        "the view names who is bound: {view}"
+    );
 }
 
 #[test]
@@ -69,7 +76,14 @@ fn a_mark_from_before_binding_is_bound_by_its_first_equal_token() {
 fn a_holder_that_is_no_name_is_refused() {
     let stage = bound();
     let long = "h".repeat(129);
-    for holder in ["", " ", "two words", long.as_str(), "h\u{f6}lder", "tab\there"] {
+    for holder in [
+        "",
+        " ",
+        "two words",
+        long.as_str(),
+        "h\u{f6}lder",
+        "tab\there",
+    ] {
         let answer = write(&stage, 34, Some(holder));
         assert_eq!(
             (answer.status, stage.recorder.count()),

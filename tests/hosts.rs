@@ -1,5 +1,9 @@
 //! The authority of a request: which host it is for, and that it is for one only.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -15,7 +19,10 @@ fn request(line: &str, hosts: &str) -> String {
 fn an_absolute_target_must_name_its_own_host() {
     let stage = Stage::new();
     Connection::open(stage.http())
-        .send(request("PUT http://store.test/objects/42", "Host: store.test\r\n"))
+        .send(request(
+            "PUT http://store.test/objects/42",
+            "Host: store.test\r\n",
+        ))
         .response()
         .assert_ok("absolute form with the same authority");
     assert_eq!(
@@ -26,10 +33,19 @@ fn an_absolute_target_must_name_its_own_host() {
     assert_eq!(stage.mark("objects/42").as_deref(), Some("34"));
     for (line, host) in [
         ("PUT http://other.test/objects/42", "Host: store.test\r\n"),
-        ("PUT http://store.test:81/objects/42", "Host: store.test\r\n"),
-        ("PUT http://user@store.test/objects/42", "Host: store.test\r\n"),
+        (
+            "PUT http://store.test:81/objects/42",
+            "Host: store.test\r\n",
+        ),
+        (
+            "PUT http://user@store.test/objects/42",
+            "Host: store.test\r\n",
+        ),
         ("PUT http:///objects/42", "Host: store.test\r\n"),
-        ("PUT http://store.test@other.test/objects/42", "Host: store.test\r\n"),
+        (
+            "PUT http://store.test@other.test/objects/42",
+            "Host: store.test\r\n",
+        ),
     ] {
         let answer = stage.assert_bad(request(line, host), line);
         assert!(answer.is_none_or(|answer| answer.status == 400), "{line}");
@@ -58,7 +74,10 @@ fn a_request_is_for_exactly_one_host() {
         "Host: store\\test\r\n",
     ] {
         let answer = stage.assert_bad(request("PUT /objects/42", hosts), &format!("{hosts:?}"));
-        assert!(answer.is_none_or(|answer| answer.status == 400), "{hosts:?}");
+        assert!(
+            answer.is_none_or(|answer| answer.status == 400),
+            "{hosts:?}"
+        );
     }
     stage.assert_alive();
 }
@@ -67,11 +86,16 @@ fn a_request_is_for_exactly_one_host() {
 #[test]
 fn a_key_from_the_host_minds_neither_case_nor_port_nor_trailing_dot() {
     let stage = Stage::with(|config| config.fence("key", "{host}/{id}"));
-    let write = |host: &str, token: u64| {
-        stage.send(&Request::put("/objects/42").host(host).token(token))
-    };
+    let write =
+        |host: &str, token: u64| stage.send(&Request::put("/objects/42").host(host).token(token));
     write("store.test", 34).assert_ok("the first");
-    for host in ["STORE.test", "store.test:80", "store.test:8080", "store.test.", "Store.Test.:80"] {
+    for host in [
+        "STORE.test",
+        "store.test:80",
+        "store.test:8080",
+        "store.test.",
+        "Store.Test.:80",
+    ] {
         write(host, 33).assert_fenced(409, "stale-token", host);
         write(host, 34).assert_ok(host);
         assert_eq!(
@@ -106,11 +130,20 @@ fn routes_match_by_host_and_capture_from_it() {
     write("photos.s3.internal").assert_ok("a capture in the host");
     write("files.test").assert_ok("an exact host");
     write("www.FILES.test:80").assert_ok("a suffix");
-    for key in ["bucket/photos/a/b", "exact/a/b", "suffix/www.files.test/a/b"] {
+    for key in [
+        "bucket/photos/a/b",
+        "exact/a/b",
+        "suffix/www.files.test/a/b",
+    ] {
         assert_eq!(stage.mark(key).as_deref(), Some("34"), "{key}");
     }
     let count = stage.recorder.count();
-    for host in ["s3.internal", "a.b.s3.internal", "nofiles.test", "unknown.test"] {
+    for host in [
+        "s3.internal",
+        "a.b.s3.internal",
+        "nofiles.test",
+        "unknown.test",
+    ] {
         let answer = write(host);
         if answer.status == 200 {
             assert_eq!(host, "a.b.s3.internal", "no route is for {host}");
@@ -130,6 +163,8 @@ fn http_1_0_without_a_host_is_served_by_routes_that_name_none() {
         .response()
         .assert_ok("HTTP/1.0 without Host");
     let named = Stage::with(|config| config.set("routes.0.hosts", json!(["store.test"])));
-    let answer = named.assert_bad(write, "a route that names a host").unwrap();
+    let answer = named
+        .assert_bad(write, "a route that names a host")
+        .unwrap();
     answer.assert_fenced(404, "no-route", "no host matches no host");
 }

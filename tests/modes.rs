@@ -1,5 +1,9 @@
 //! Modes of the fence other than the plain one: observing, and receiving bodies whole first.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -20,7 +24,12 @@ fn observing_forwards_what_it_would_refuse_and_says_so() {
         (write(33, "stale"), "stale-token"),
         (Request::put("/objects/42"), "token-required"),
         (Request::put("/objects/42").token("x"), "malformed-token"),
-        (Request::put("/objects/42/").token("34").header("Fencing-Token", "34"), "malformed-token"),
+        (
+            Request::put("/objects/42/")
+                .token("34")
+                .header("Fencing-Token", "34"),
+            "malformed-token",
+        ),
     ] {
         let before = stage.recorder.count();
         let answer = stage.send(&request);
@@ -31,7 +40,10 @@ fn observing_forwards_what_it_would_refuse_and_says_so() {
     }
     let answer = stage.send(&write(34, "fine"));
     assert!(
-        !answer.header("fencing-decision").unwrap_or_default().contains("would-refuse"),
+        !answer
+            .header("fencing-decision")
+            .unwrap_or_default()
+            .contains("would-refuse"),
         "an equal token would not be refused: {:?}",
         answer.head
     );
@@ -66,7 +78,10 @@ fn observing_never_delays() {
         .send(&write(35, "newer"))
         .assert_ok("forwarded while an older write is in flight");
     gate.open();
-    older.join().unwrap().assert_ok("and the older one is not cut");
+    older
+        .join()
+        .unwrap()
+        .assert_ok("and the older one is not cut");
 }
 
 fn spooling() -> Stage {
@@ -106,7 +121,9 @@ fn a_spooled_upload_is_compared_before_it_is_read_and_again_after() {
         .assert_fenced(409, "stale-token", "refused without reading");
 
     let mut overtaken = Connection::open(stage.http());
-    overtaken.send(write(34, "overtaken").head(10)).send("first");
+    overtaken
+        .send(write(34, "overtaken").head(10))
+        .send("first");
     stage.raise("/objects/42", "35");
     overtaken.send("after");
     overtaken
@@ -122,7 +139,10 @@ fn a_spooled_upload_above_memory_comes_whole() {
     stage
         .send(&write(34, "large").body(&body))
         .assert_ok("5 MiB, through a temporary file");
-    assert!(stage.recorder.ended("large").body == body, "byte by byte the same");
+    assert!(
+        stage.recorder.ended("large").body == body,
+        "byte by byte the same"
+    );
     let answer = stage.send(&write(34, "huge").body(vec![0; 9 << 20]));
     answer.assert_fenced(413, "body-too-large", "9 MiB where 8 MiB are allowed");
 }

@@ -1,5 +1,9 @@
 //! Outcomes: what is known of a write that was forwarded, and what follows where it is not.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -37,7 +41,10 @@ fn held_after(
 #[track_caller]
 fn assert_settled(held: Duration) {
     let least = SETTLE.mul_f32(0.8);
-    assert!(held >= least, "an unknown outcome holds newer tokens: {held:?}");
+    assert!(
+        held >= least,
+        "an unknown outcome holds newer tokens: {held:?}"
+    );
 }
 
 #[test]
@@ -57,7 +64,11 @@ fn a_completed_write_holds_nobody() {
             exchange.respond(status, "done")
         });
         let answer = stage.send(&write(status, &tag));
-        assert_eq!(u64::from(answer.status), status, "the upstream's own answer");
+        assert_eq!(
+            u64::from(answer.status),
+            status,
+            "the upstream's own answer"
+        );
         assert_eq!(stage.gateway.key(KEY).unwrap()["unsettled"], 0);
     }
     stage.recorder.history().assert_ordered();
@@ -70,13 +81,19 @@ fn a_balancers_504_is_unknown() {
         let stage = settling();
         let (answer, held) = held_after(&stage, move |exchange| {
             exchange.read_body()?;
-            exchange.send(format!("HTTP/1.1 {status} Balancer\r\nContent-Length: 3\r\n\r\nlb!"))?;
+            exchange.send(format!(
+                "HTTP/1.1 {status} Balancer\r\nContent-Length: 3\r\n\r\nlb!"
+            ))?;
             // The store behind the balancer works on.
             exchange.work(Duration::from_millis(200));
             exchange.end();
             Ok(Next::KeepAlive)
         });
-        assert_eq!((answer.status, answer.text().as_str()), (status, "lb!"), "relayed");
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (status, "lb!"),
+            "relayed"
+        );
         assert_settled(held);
     }
 }
@@ -108,9 +125,12 @@ fn a_silent_upstream_is_a_timeout_of_unknown_outcome() {
         exchange.read_body()?;
         exchange.never()
     });
-    stage
-        .send(&write(33, "older"))
-        .assert_refused(504, "upstream-timeout", "unknown", "it never answered");
+    stage.send(&write(33, "older")).assert_refused(
+        504,
+        "upstream-timeout",
+        "unknown",
+        "it never answered",
+    );
     stage.send(&write(34, "newer")).assert_ok("the newer write");
     let broke = stage.recorder.broke("older").broke.unwrap().at;
     let newer = stage.recorder.arrived("newer").began.at;
@@ -126,41 +146,78 @@ fn a_reset_after_sending_is_unknown_and_never_sent_again() {
         exchange.read_body()?;
         Ok(Next::Reset)
     });
-    answer.assert_refused(502, "upstream-failed", "unknown", "reset before the response");
+    answer.assert_refused(
+        502,
+        "upstream-failed",
+        "unknown",
+        "reset before the response",
+    );
     assert_settled(held);
-    assert_eq!(stage.recorder.history().tagged("older").len(), 1, "sent once");
+    assert_eq!(
+        stage.recorder.history().tagged("older").len(),
+        1,
+        "sent once"
+    );
 }
 
 #[test]
 fn a_close_without_an_answer_is_unknown_and_never_sent_again() {
     let stage = settling();
     // The connection comes from the pool: this is where a client library would try again.
-    stage.send(&Request::get("/objects/42")).assert_ok("a read that fills the pool");
+    stage
+        .send(&Request::get("/objects/42"))
+        .assert_ok("a read that fills the pool");
     let (answer, held) = held_after(&stage, |exchange| {
         exchange.read_body()?;
         Ok(Next::Close)
     });
-    answer.assert_refused(502, "upstream-failed", "unknown", "closed before the response");
+    answer.assert_refused(
+        502,
+        "upstream-failed",
+        "unknown",
+        "closed before the response",
+    );
     assert_settled(held);
-    assert_eq!(stage.recorder.history().tagged("older").len(), 1, "sent once");
+    assert_eq!(
+        stage.recorder.history().tagged("older").len(),
+        1,
+        "sent once"
+    );
 }
 
 #[test]
 fn a_read_that_reached_the_upstream_is_not_sent_again_either() {
     let stage = settling();
     stage.recorder.on("read", |_| Ok(Next::Close));
-    stage.send(&Request::get("/objects/42")).assert_ok("a read that fills the pool");
+    stage
+        .send(&Request::get("/objects/42"))
+        .assert_ok("a read that fills the pool");
     let answer = stage.send(&Request::get("/objects/42").tag("read"));
-    answer.assert_refused(502, "upstream-failed", "unknown", "closed before the response");
-    assert_eq!(stage.recorder.history().tagged("read").len(), 1, "sent once");
+    answer.assert_refused(
+        502,
+        "upstream-failed",
+        "unknown",
+        "closed before the response",
+    );
+    assert_eq!(
+        stage.recorder.history().tagged("read").len(),
+        1,
+        "sent once"
+    );
 }
 
 // R16
 #[test]
 fn a_response_that_breaks_off_is_unknown_and_broken_for_the_client() {
     for (what, response) in [
-        ("a length not reached", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
-        ("no last chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"),
+        (
+            "a length not reached",
+            "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+        ),
+        (
+            "no last chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        ),
     ] {
         let stage = settling();
         let (answer, held) = held_after(&stage, move |exchange| {
@@ -210,7 +267,11 @@ fn an_early_answer_is_relayed_the_upload_stops_and_the_outcome_is_unknown() {
     let mut client = Connection::open(stage.http());
     client.send(write(33, "early").head(1 << 20)).send("begin");
     let answer = client.response();
-    assert_eq!((answer.status, answer.text().as_str()), (200, "early"), "relayed");
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (200, "early"),
+        "relayed"
+    );
     let broke = stage.recorder.broke("early");
     assert_eq!(broke.body_done, None, "the upload stopped");
     stage.send(&write(35, "newer")).assert_ok("the newer write");
@@ -233,18 +294,26 @@ fn a_client_that_leaves_mid_upload_takes_the_upstream_connection_with_it() {
         let mut client = Connection::open(stage.http());
         let token = if chunked { 53 } else { 33 };
         if chunked {
-            client.send(write(token, tag).chunked_head()).send("4\r\nhalf\r\n");
+            client
+                .send(write(token, tag).chunked_head())
+                .send("4\r\nhalf\r\n");
         } else {
             client.send(write(token, tag).head(100)).send("half");
         }
         let left = |write: &common::Write| write.token == Some(token.into());
         common::eventually("half of the upload arrives", || {
             let history = stage.recorder.history();
-            history.0.iter().any(|write| left(write) && write.body.len() >= 4).then_some(())
+            history
+                .0
+                .iter()
+                .any(|write| left(write) && write.body.len() >= 4)
+                .then_some(())
         });
         client.abort();
         let newer = format!("newer-{token}");
-        stage.send(&write(token + 1, &newer)).assert_ok("the newer write");
+        stage
+            .send(&write(token + 1, &newer))
+            .assert_ok("the newer write");
         let history = stage.recorder.history();
         let older = history.0.iter().find(|write| left(write)).unwrap();
         assert_eq!(older.body_done, None, "what broke off never looks whole");
@@ -266,9 +335,15 @@ fn a_client_that_leaves_after_its_upload_leaves_the_exchange_to_the_gateway() {
     let newer = write(34, "newer").spawn(stage.http());
     stage.gateway.wait_mark(KEY, "34");
     let view = stage.gateway.key(KEY).unwrap();
-    assert_eq!(view["in_flight"], 1, "it holds its lane until its outcome is known: {view}");
+    assert_eq!(
+        view["in_flight"], 1,
+        "it holds its lane until its outcome is known: {view}"
+    );
     gate.open();
-    newer.join().unwrap().assert_ok("completed, though nobody read the response");
+    newer
+        .join()
+        .unwrap()
+        .assert_ok("completed, though nobody read the response");
     let left = stage.recorder.ended("left");
     assert_eq!(left.broke, None, "the exchange ran to its end");
     stage.recorder.history().assert_ordered();
@@ -312,24 +387,28 @@ fn waiting_for_a_settle_is_bounded() {
 
 #[test]
 fn an_upload_that_broke_has_ended_where_the_upstream_discards_it() {
-    let stage = Stage::with(|config| {
-        config
-            .settle("20s")
-            .upstream("discards_incomplete", true)
-    });
+    let stage = Stage::with(|config| config.settle("20s").upstream("discards_incomplete", true));
     let mut client = Connection::open(stage.http());
     client.send(write(33, "older").head(100)).send("half");
     stage.recorder.has_body("older", 4);
     client.abort();
     stage.recorder.broke("older");
-    stage.send(&write(34, "newer")).assert_ok("nothing to settle");
+    stage
+        .send(&write(34, "newer"))
+        .assert_ok("nothing to settle");
 
     let mut cut = Connection::open(stage.http());
-    cut.send(write(34, "cut").chunked_head()).send("4\r\nhalf\r\n");
+    cut.send(write(34, "cut").chunked_head())
+        .send("4\r\nhalf\r\n");
     stage.recorder.has_body("cut", 4);
-    stage.send(&write(35, "newest")).assert_ok("a cut upload has ended too");
+    stage
+        .send(&write(35, "newest"))
+        .assert_ok("a cut upload has ended too");
     let answer = cut.response();
-    assert_eq!((answer.status, answer.reason().as_str()), (409, "superseded"));
+    assert_eq!(
+        (answer.status, answer.reason().as_str()),
+        (409, "superseded")
+    );
 
     stage.recorder.on("whole", |exchange| {
         exchange.read_body()?;
@@ -337,7 +416,10 @@ fn an_upload_that_broke_has_ended_where_the_upstream_discards_it() {
     });
     stage.send(&write(35, "whole"));
     let view = stage.gateway.key(KEY).unwrap();
-    assert_eq!(view["unsettled"], 1, "what was handed over whole may be applied: {view}");
+    assert_eq!(
+        view["unsettled"], 1,
+        "what was handed over whole may be applied: {view}"
+    );
 }
 
 #[test]
@@ -358,7 +440,11 @@ fn an_unreachable_upstream_is_not_forwarded() {
             "no byte was sent, so nothing settles",
         );
     }
-    assert_eq!(stage.mark(KEY).as_deref(), Some("34"), "the mark was raised first");
+    assert_eq!(
+        stage.mark(KEY).as_deref(),
+        Some("34"),
+        "the mark was raised first"
+    );
 }
 
 // R2

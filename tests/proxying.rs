@@ -47,7 +47,10 @@ fn a_response_body_streams_before_it_is_there_whole() {
     let head = client.head().unwrap();
     assert_eq!(head.get("transfer-encoding"), Some("chunked"));
     let first = client.take(10).unwrap();
-    assert_eq!(first, b"5\r\nfirst\r\n", "the first chunk comes before the second is made");
+    assert_eq!(
+        first, b"5\r\nfirst\r\n",
+        "the first chunk comes before the second is made"
+    );
     gate.open();
     assert_eq!(client.take(15).unwrap(), b"5\r\nafter\r\n0\r\n\r\n");
 }
@@ -65,13 +68,19 @@ fn trailers_go_both_ways() {
         Ok(Next::KeepAlive)
     });
     let request = Request::put("/objects/42").token(34).tag("trailers");
-    let request = request.header("Trailer", "X-Forth").header("TE", "trailers");
+    let request = request
+        .header("Trailer", "X-Forth")
+        .header("TE", "trailers");
     let mut client = Connection::open(stage.http());
     client
         .send(request.chunked_head())
         .send("4\r\ndata\r\n0\r\nX-Forth: one\r\n\r\n");
     let answer = client.response();
-    assert_eq!(answer.trailer("x-back"), Some("two"), "the response's trailer");
+    assert_eq!(
+        answer.trailer("x-back"),
+        Some("two"),
+        "the response's trailer"
+    );
     let seen = stage.recorder.received("trailers");
     assert_eq!(seen.body, b"data");
     let trailer = seen.trailers.first().map(|(_, value)| value.as_str());
@@ -90,7 +99,9 @@ fn ranges_go_through_and_partial_content_comes_back() {
         let fields = "Content-Range: bytes 2-3/10\r\nETag: \"a\"\r\nAccept-Ranges: bytes\r\n";
         exchange.respond_with(206, fields, "cd")
     });
-    let request = Request::get("/objects/42").tag("range").header("Range", "bytes=2-3");
+    let request = Request::get("/objects/42")
+        .tag("range")
+        .header("Range", "bytes=2-3");
     let answer = stage.send(&request.header("If-Range", "\"a\""));
     assert_eq!((answer.status, answer.text().as_str()), (206, "cd"));
     assert_eq!(answer.header("content-range"), Some("bytes 2-3/10"));
@@ -122,7 +133,11 @@ fn responses_without_a_body_keep_the_connection() {
     for (request, method, status) in [
         (Request::new("HEAD", "/objects/42").tag("head"), "HEAD", 200),
         (Request::get("/objects/42").tag("304"), "GET", 304),
-        (Request::new("DELETE", "/objects/42").token(1).tag("204"), "DELETE", 204),
+        (
+            Request::new("DELETE", "/objects/42").token(1).tag("204"),
+            "DELETE",
+            204,
+        ),
         (Request::get("/objects/42"), "GET", 200),
     ] {
         client.send(request.whole());
@@ -136,7 +151,11 @@ fn responses_without_a_body_keep_the_connection() {
             );
         }
     }
-    assert_eq!(stage.recorder.connections(), 1, "nor does the upstream's end");
+    assert_eq!(
+        stage.recorder.connections(),
+        1,
+        "nor does the upstream's end"
+    );
 }
 
 #[test]
@@ -153,11 +172,18 @@ fn the_host_and_every_value_go_through_as_they_came() {
         .header("Cookie", "a=b; c=d");
     stage.send(&request).assert_ok("a request with fields");
     let seen = stage.recorder.last();
-    assert_eq!(seen.header("host"), Some("Photos.S3.test:8443"), "signatures need it");
+    assert_eq!(
+        seen.header("host"),
+        Some("Photos.S3.test:8443"),
+        "signatures need it"
+    );
     assert_eq!(seen.header("fencing-token"), Some("034"));
     assert_eq!(seen.headers("x-many"), ["one", "two, three"]);
     assert_eq!(seen.header("x-other"), Some("spaced   inside"));
-    assert_eq!(seen.header("authorization"), Some("AWS4-HMAC-SHA256 Credential=x"));
+    assert_eq!(
+        seen.header("authorization"),
+        Some("AWS4-HMAC-SHA256 Credential=x")
+    );
     assert_eq!(seen.header("x-empty"), Some(""));
     assert_eq!(seen.header("cookie"), Some("a=b; c=d"));
 }
@@ -201,7 +227,12 @@ fn hop_by_hop_fields_stay_on_their_hop() {
     answer.assert_ok("a request with hop-by-hop fields");
     let seen = stage.recorder.last();
     for name in [
-        "x-hop", "x-second", "keep-alive", "proxy-connection", "proxy-authorization", "te",
+        "x-hop",
+        "x-second",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "te",
     ] {
         assert_eq!(seen.header(name), None, "{name} is for the gateway only");
     }
@@ -223,7 +254,11 @@ fn the_gateway_says_that_it_was_there() {
         via.starts_with("1.0 front") && via.contains("1.1 "),
         "Via is appended on requests: {via:?}"
     );
-    assert!(answer.header("via").is_some(), "and on responses: {:?}", answer.head);
+    assert!(
+        answer.header("via").is_some(),
+        "and on responses: {:?}",
+        answer.head
+    );
     assert_eq!(
         seen.headers("x-forwarded-for").join(", "),
         "127.0.0.1",
@@ -231,7 +266,11 @@ fn the_gateway_says_that_it_was_there() {
     );
     assert_eq!(seen.header("x-forwarded-proto"), Some("http"));
     assert_eq!(seen.header("x-forwarded-host"), Some("store.test"));
-    assert_eq!(seen.header("forwarded"), None, "only where it is configured");
+    assert_eq!(
+        seen.header("forwarded"),
+        None,
+        "only where it is configured"
+    );
 }
 
 #[test]
@@ -244,7 +283,9 @@ fn a_trusted_proxy_is_believed() {
     let request = Request::get("/objects/42")
         .header("X-Forwarded-For", "203.0.113.9")
         .header("X-Forwarded-Proto", "https");
-    stage.send(&request).assert_ok("a request from a trusted proxy");
+    stage
+        .send(&request)
+        .assert_ok("a request from a trusted proxy");
     let seen = stage.recorder.last();
     let appended = seen.headers("x-forwarded-for").join(", ");
     assert_eq!(appended, "203.0.113.9, 127.0.0.1", "appended");
@@ -276,7 +317,11 @@ fn a_compressed_body_is_never_inflated() {
     let request = request.header("Content-Encoding", "gzip");
     stage.send(&request).assert_ok("a compressed body");
     assert_eq!(stage.recorder.last().body, bomb, "it goes through as bytes");
-    assert_eq!(stage.recorder.last().header("accept-encoding"), None, "and none is asked for");
+    assert_eq!(
+        stage.recorder.last().header("accept-encoding"),
+        None,
+        "and none is asked for"
+    );
 }
 
 // S18
@@ -287,10 +332,16 @@ fn an_upgrade_to_http_2_is_stripped() {
         .header("Connection", "Upgrade, HTTP2-Settings")
         .header("Upgrade", "h2c")
         .header("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA");
-    stage.send(&request).assert_ok("the request without the upgrade");
+    stage
+        .send(&request)
+        .assert_ok("the request without the upgrade");
     let seen = stage.recorder.last();
     for name in ["upgrade", "http2-settings", "connection"] {
-        assert_eq!(seen.header(name), None, "{name} would open an unfenced channel");
+        assert_eq!(
+            seen.header(name),
+            None,
+            "{name} would open an unfenced channel"
+        );
     }
 }
 
@@ -302,7 +353,11 @@ fn a_connection_is_kept_for_the_next_request_on_both_sides() {
         client.send(Request::put("/objects/42").token(token).whole());
         client.response().assert_ok("one of many on one connection");
     }
-    assert_eq!(stage.recorder.connections(), 1, "one upstream connection serves them all");
+    assert_eq!(
+        stage.recorder.connections(),
+        1,
+        "one upstream connection serves them all"
+    );
     stage.recorder.history().assert_ordered();
 }
 
@@ -314,8 +369,15 @@ fn http_1_0_is_answered_and_closed_unless_it_asks_to_be_kept() {
     let answer = client.response();
     answer.assert_ok("HTTP/1.0");
     assert_eq!(answer.text(), "ok");
-    assert_eq!(answer.header("transfer-encoding"), None, "HTTP/1.0 knows no chunks");
-    assert!(client.try_response("GET").is_err(), "closed after the response");
+    assert_eq!(
+        answer.header("transfer-encoding"),
+        None,
+        "HTTP/1.0 knows no chunks"
+    );
+    assert!(
+        client.try_response("GET").is_err(),
+        "closed after the response"
+    );
 
     let mut kept = Connection::open(stage.http());
     for _ in 0..2 {
@@ -342,7 +404,11 @@ fn a_body_on_a_read_is_forwarded_whole() {
             assert_eq!(seen.body, smuggled.as_bytes(), "framed and forwarded whole");
             assert_eq!(stage.recorder.count(), before + 1, "as one request");
         } else {
-            assert_eq!(stage.recorder.count(), before, "or refused, and not forwarded");
+            assert_eq!(
+                stage.recorder.count(),
+                before,
+                "or refused, and not forwarded"
+            );
         }
     }
     stage.assert_alive();
@@ -353,11 +419,17 @@ fn a_pooled_connection_that_had_closed_costs_no_request() {
     let stage = Stage::new();
     for token in 1..=10 {
         let request = Request::put("/objects/42").token(token);
-        stage.send(&request).assert_ok("a write over a fresh connection");
+        stage
+            .send(&request)
+            .assert_ok("a write over a fresh connection");
         stage.recorder.close_connections();
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(stage.recorder.count(), 10, "each write reached the upstream once");
+    assert_eq!(
+        stage.recorder.count(),
+        10,
+        "each write reached the upstream once"
+    );
     stage.recorder.history().assert_ordered();
 }
 
@@ -367,7 +439,11 @@ fn idle_upstream_connections_are_closed_sooner_than_servers_close_them() {
     stage.raise("/objects/42", "1");
     std::thread::sleep(Duration::from_millis(600));
     stage.raise("/objects/42", "2");
-    assert_eq!(stage.recorder.connections(), 2, "an idle connection is not used again");
+    assert_eq!(
+        stage.recorder.connections(),
+        2,
+        "an idle connection is not used again"
+    );
 }
 
 #[test]
@@ -380,5 +456,9 @@ fn an_upstreams_own_idle_time_is_minded() {
     stage.raise("/objects/42", "1");
     std::thread::sleep(Duration::from_millis(1200));
     stage.raise("/objects/42", "2");
-    assert_eq!(stage.recorder.connections(), 2, "Keep-Alive: timeout=1 is up");
+    assert_eq!(
+        stage.recorder.connections(),
+        2,
+        "Keep-Alive: timeout=1 is up"
+    );
 }

@@ -24,7 +24,10 @@ fn a_refusal_is_a_problem_that_tells_what_to_do() {
     assert_eq!(problem["mark"], "34");
     assert!(!problem["title"].as_str().unwrap().is_empty());
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.len() > 20, "one sentence that tells what to do: {detail:?}");
+    assert!(
+        detail.len() > 20,
+        "one sentence that tells what to do: {detail:?}"
+    );
     assert_eq!(answer.header("fencing-mark"), Some("34"));
     let length = answer.body.len().to_string();
     assert_eq!(answer.header("content-length"), Some(length.as_str()));
@@ -58,9 +61,11 @@ fn a_route_can_refuse_with_another_status() {
         let answer = stage.send(&Request::put("/objects/42").token(33));
         answer.assert_fenced(status, "stale-token", "refuse_status");
         assert_eq!(answer.json()["status"], status, "the body says the same");
-        stage
-            .send(&Request::put("/objects/42"))
-            .assert_fenced(428, "token-required", "only 409 is overridden");
+        stage.send(&Request::put("/objects/42")).assert_fenced(
+            428,
+            "token-required",
+            "only 409 is overridden",
+        );
     }
 }
 
@@ -70,12 +75,34 @@ fn every_error_of_the_gateways_is_a_problem_with_an_outcome() {
     for (request, status, reason) in [
         (Request::get("/nowhere"), 404, "no-route"),
         (Request::put("/objects/42"), 428, "token-required"),
-        (Request::put("/objects/42").token("x"), 400, "malformed-token"),
+        (
+            Request::put("/objects/42").token("x"),
+            400,
+            "malformed-token",
+        ),
         (Request::put("/objects/42").token(33), 409, "stale-token"),
-        (Request::put("/objects//42").token(34), 400, "ambiguous-path"),
-        (Request::put("/objects/42").token(34).header("Expect", "x"), 417, "expectation-failed"),
-        (Request::put("/objects/42").token(34).body("b".repeat(65537)), 413, "body-too-large"),
-        (Request::new("TRACE", "/objects/42").token(34), 405, "method-not-allowed"),
+        (
+            Request::put("/objects//42").token(34),
+            400,
+            "ambiguous-path",
+        ),
+        (
+            Request::put("/objects/42").token(34).header("Expect", "x"),
+            417,
+            "expectation-failed",
+        ),
+        (
+            Request::put("/objects/42")
+                .token(34)
+                .body("b".repeat(65537)),
+            413,
+            "body-too-large",
+        ),
+        (
+            Request::new("TRACE", "/objects/42").token(34),
+            405,
+            "method-not-allowed",
+        ),
     ] {
         let answer = stage.send(&request);
         answer.assert_fenced(status, reason, reason);
@@ -99,9 +126,16 @@ fn a_refusal_of_head_has_no_body() {
     client.send(Request::new("HEAD", "/objects/42").token(33).whole());
     let answer = client.try_response("HEAD").unwrap();
     assert_eq!(answer.status, 409);
-    assert_eq!(answer.header("fencing-mark"), Some("34"), "the headers say it all");
+    assert_eq!(
+        answer.header("fencing-mark"),
+        Some("34"),
+        "the headers say it all"
+    );
     client.finish();
-    assert!(client.take(1).is_err(), "no body follows the answer to HEAD");
+    assert!(
+        client.take(1).is_err(),
+        "no body follows the answer to HEAD"
+    );
 }
 
 #[test]
@@ -134,11 +168,16 @@ fn grpc_is_refused_in_its_own_form() {
             assert_eq!(answer.status, 200, "a trailers-only response: {answer:?}");
             assert_eq!(answer.header("grpc-status"), Some(code), "{answer:?}");
             assert!(
-                answer.header("grpc-message").is_some_and(|text| !text.is_empty()),
+                answer
+                    .header("grpc-message")
+                    .is_some_and(|text| !text.is_empty()),
                 "{answer:?}"
             );
             assert!(
-                answer.header("content-type").unwrap_or_default().starts_with("application/grpc"),
+                answer
+                    .header("content-type")
+                    .unwrap_or_default()
+                    .starts_with("application/grpc"),
                 "{answer:?}"
             );
             assert_eq!(answer.header("fencing-outcome"), Some("not-forwarded"));

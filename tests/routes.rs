@@ -1,5 +1,10 @@
 //! Which route a request takes, and what becomes of those that match none.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -23,9 +28,7 @@ fn what_no_route_matches_is_never_forwarded() {
     let stage = Stage::new();
     for target in ["/", "/objects", "/objects/1/2", "/Objects/1", "/other/1"] {
         for request in [Request::get(target), Request::put(target).token(1)] {
-            stage
-                .send(&request)
-                .assert_fenced(404, "no-route", target);
+            stage.send(&request).assert_fenced(404, "no-route", target);
         }
     }
     assert_eq!(stage.recorder.count(), 0, "no route, no upstream");
@@ -60,14 +63,26 @@ fn a_denied_route_refuses_what_matches() {
 #[test]
 fn a_bulk_operation_is_refused_unless_a_route_keys_it_by_its_container() {
     let stage = with_routes(json!([
-        route("object", "/buckets/{bucket}/{*object}", json!({ "fence": { "key": "{bucket}/{object}" } })),
-        route("bulk", "/buckets/{bucket}", json!({
-            "methods": ["POST"], "query": ["delete"], "fence": { "key": "{bucket}" },
-        })),
+        route(
+            "object",
+            "/buckets/{bucket}/{*object}",
+            json!({ "fence": { "key": "{bucket}/{object}" } })
+        ),
+        route(
+            "bulk",
+            "/buckets/{bucket}",
+            json!({
+                "methods": ["POST"], "query": ["delete"], "fence": { "key": "{bucket}" },
+            })
+        ),
     ]));
     stage
         .send(&Request::new("POST", "/buckets/photos").token(5))
-        .assert_fenced(404, "no-route", "without ?delete no route is for the bucket");
+        .assert_fenced(
+            404,
+            "no-route",
+            "without ?delete no route is for the bucket",
+        );
     stage
         .send(&Request::new("POST", "/buckets/photos?delete").token(5))
         .assert_ok("the route that keys it by the bucket");
@@ -83,7 +98,11 @@ fn the_most_specific_route_wins_in_whatever_order_they_stand() {
         route("all", "/{*path}", json!({})),
         route("two", "/a/{b}", json!({ "fence": { "key": "{b}" } })),
         route("exact", "/a/b", json!({ "fence": { "key": "fixed" } })),
-        route("middle", "/v2/{*name}/manifests/{ref}", json!({ "fence": { "key": "{name}:{ref}" } })),
+        route(
+            "middle",
+            "/v2/{*name}/manifests/{ref}",
+            json!({ "fence": { "key": "{name}:{ref}" } }),
+        ),
     ];
     for turn in 0..routes.len() {
         let mut turned = routes.to_vec();
@@ -105,9 +124,21 @@ fn the_most_specific_route_wins_in_whatever_order_they_stand() {
 #[test]
 fn routes_collide_only_on_purpose() {
     let stage = with_routes(json!([
-        route("old", "/old/{id}", json!({ "fence": { "key": "{id}" }, "namespace": "files" })),
-        route("new", "/new/{id}", json!({ "fence": { "key": "{id}" }, "namespace": "files" })),
-        route("apart", "/apart/{id}", json!({ "fence": { "key": "{id}" } })),
+        route(
+            "old",
+            "/old/{id}",
+            json!({ "fence": { "key": "{id}" }, "namespace": "files" })
+        ),
+        route(
+            "new",
+            "/new/{id}",
+            json!({ "fence": { "key": "{id}" }, "namespace": "files" })
+        ),
+        route(
+            "apart",
+            "/apart/{id}",
+            json!({ "fence": { "key": "{id}" } })
+        ),
     ]));
     stage.raise("/old/42", "34");
     stage
@@ -121,7 +152,9 @@ fn routes_collide_only_on_purpose() {
 #[test]
 fn a_plain_route_is_not_fenced() {
     let stage = Stage::with(|config| config.fence("require", "never"));
-    stage.send(&Request::put("/objects/42")).assert_ok("no token");
+    stage
+        .send(&Request::put("/objects/42"))
+        .assert_ok("no token");
     stage
         .send(&Request::put("/objects/42").token("34"))
         .assert_ok("a token");
@@ -152,12 +185,16 @@ fn a_read_without_a_token_minds_the_path_but_not_the_key() {
     stage
         .send(&Request::get("/blob"))
         .assert_ok("a read that names no key");
-    stage
-        .send(&Request::get("/blob//x"))
-        .assert_fenced(400, "ambiguous-path", "the path's rules still apply");
-    stage
-        .send(&Request::get("/blob").token(1))
-        .assert_fenced(400, "no-key", "with a token it is fenced, and needs its key");
+    stage.send(&Request::get("/blob//x")).assert_fenced(
+        400,
+        "ambiguous-path",
+        "the path's rules still apply",
+    );
+    stage.send(&Request::get("/blob").token(1)).assert_fenced(
+        400,
+        "no-key",
+        "with a token it is fenced, and needs its key",
+    );
 }
 
 #[test]

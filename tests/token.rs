@@ -88,9 +88,34 @@ fn white_space_zeros_and_the_case_of_the_name_change_nothing() {
 fn only_ascii_digits_and_one_dot_make_a_token() {
     let stage = Stage::at_34();
     for value in [
-        "3 4", "34;v=1", "\"34\"", "'34'", "+34", "-1", "-0", "3.4e1", "34e0", "0x22", "34_0",
-        "34.", ".34", ".", "1.2.3", "1..2", "1 .2", "1. 2", "thirty-four", "34,", "(34)", "34=",
-        "NaN", "inf", "34\\", "%33%34", "1.+2", "1.-2",
+        "3 4",
+        "34;v=1",
+        "\"34\"",
+        "'34'",
+        "+34",
+        "-1",
+        "-0",
+        "3.4e1",
+        "34e0",
+        "0x22",
+        "34_0",
+        "34.",
+        ".34",
+        ".",
+        "1.2.3",
+        "1..2",
+        "1 .2",
+        "1. 2",
+        "thirty-four",
+        "34,",
+        "(34)",
+        "34=",
+        "NaN",
+        "inf",
+        "34\\",
+        "%33%34",
+        "1.+2",
+        "1.-2",
     ] {
         let what = format!("the token {value:?}");
         let answer = stage.assert_bad(with_value(value), &what).unwrap();
@@ -414,7 +439,11 @@ fn a_token_in_trailers_is_neither_read_nor_forwarded() {
         .response()
         .assert_ok("the token is in the head");
     let seen = stage.recorder.received("trailers");
-    let names: Vec<_> = seen.trailers.iter().map(|(name, _)| name.to_lowercase()).collect();
+    let names: Vec<_> = seen
+        .trailers
+        .iter()
+        .map(|(name, _)| name.to_lowercase())
+        .collect();
     assert!(
         !names.iter().any(|name| name.contains("fencing-token")),
         "a token in trailers is not forwarded: {names:?}"

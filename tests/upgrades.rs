@@ -1,5 +1,9 @@
 //! Upgrades: a tunnel is a write for as long as it is open. And Expect, the other handshake.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -65,7 +69,10 @@ fn a_newer_token_cuts_a_tunnel_at_once() {
     client.head().unwrap();
     client.send("ping");
     client.take(4).unwrap();
-    let newer = Request::put("/objects/42").token(35).tag("newer").spawn(stage.http());
+    let newer = Request::put("/objects/42")
+        .token(35)
+        .tag("newer")
+        .spawn(stage.http());
     let cut = stage.recorder.broke("tunnel");
     client.ended();
     newer.join().unwrap().assert_ok("the newer write");
@@ -90,10 +97,16 @@ fn bytes_before_the_101_are_held_back() {
     });
     let mut client = Connection::open(stage.http());
     let smuggled = Request::put("/objects/42").token(1).tag("smuggled");
-    client.send(upgrade("early").token(34).whole()).send(smuggled.whole());
+    client
+        .send(upgrade("early").token(34).whole())
+        .send(smuggled.whole());
     let seen = stage.recorder.arrived("early");
     gate.open();
-    assert_eq!(client.response().status, 400, "the upgrade is refused by the upstream");
+    assert_eq!(
+        client.response().status,
+        400,
+        "the upgrade is refused by the upstream"
+    );
     let raw = String::from_utf8_lossy(&stage.recorder.raw(seen.connection)).into_owned();
     assert!(
         !raw.contains("smuggled"),
@@ -131,7 +144,10 @@ fn expecting(token: u64, tag: &str) -> Request {
 #[test]
 fn a_stale_uploader_is_never_told_to_continue() {
     let stage = Stage::at_34();
-    for request in [expecting(33, "stale"), Request::put("/objects/42").header("Expect", "100-continue")] {
+    for request in [
+        expecting(33, "stale"),
+        Request::put("/objects/42").header("Expect", "100-continue"),
+    ] {
         let mut client = Connection::open(stage.http());
         client.send(request.head(1 << 20));
         let answer = client.response();
@@ -157,10 +173,17 @@ fn expect_is_passed_on_and_the_body_is_held_until_the_upstreams_100() {
     let mut client = Connection::open(stage.http());
     client.send(expecting(34, "expect").head(4));
     let seen = stage.recorder.arrived("expect");
-    assert_eq!(seen.header("expect"), Some("100-continue"), "Expect is passed on");
+    assert_eq!(
+        seen.header("expect"),
+        Some("100-continue"),
+        "Expect is passed on"
+    );
     gate.open();
     let head = client.head().unwrap();
-    assert!(head.line.contains(" 100 "), "the upstream's 100 comes through: {head:?}");
+    assert!(
+        head.line.contains(" 100 "),
+        "the upstream's 100 comes through: {head:?}"
+    );
     client.send("data");
     client.response().assert_ok("the upload");
     assert_eq!(stage.recorder.ended("expect").body, b"data");
@@ -175,7 +198,9 @@ fn the_body_goes_after_a_second_where_the_upstream_knows_no_100() {
     });
     let mut client = Connection::open(stage.http());
     client.send(expecting(34, "deaf").head(4)).send("data");
-    client.response().assert_ok("an upstream that never says 100");
+    client
+        .response()
+        .assert_ok("an upstream that never says 100");
     assert_eq!(stage.recorder.ended("deaf").body, b"data");
 }
 
@@ -193,7 +218,9 @@ fn an_early_final_answer_to_expect_is_relayed_and_its_connection_not_used_again(
     let answer = client.response();
     assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
     let used = stage.recorder.arrived("refuse").connection;
-    stage.send(&Request::get("/objects/42").tag("next")).assert_ok("the next request");
+    stage
+        .send(&Request::get("/objects/42").tag("next"))
+        .assert_ok("the next request");
     assert_ne!(
         stage.recorder.arrived("next").connection,
         used,
@@ -206,7 +233,9 @@ fn an_early_final_answer_to_expect_is_relayed_and_its_connection_not_used_again(
 fn an_unknown_expectation_fails() {
     let stage = Stage::at_34();
     for value in ["200-ok", "100-continue, x", "continue"] {
-        let request = Request::put("/objects/42").token(34).header("Expect", value);
+        let request = Request::put("/objects/42")
+            .token(34)
+            .header("Expect", value);
         stage
             .send(&request)
             .assert_fenced(417, "expectation-failed", value);

@@ -73,7 +73,10 @@ impl Gateway {
             Ok(_) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("the gateway should have refused to start: {}", errors.text());
+                panic!(
+                    "the gateway should have refused to start: {}",
+                    errors.text()
+                );
             }
         }
     }

@@ -156,7 +156,11 @@ impl History {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} is broken on {}: {}", self.rule, self.older.key, self.what)?;
+        writeln!(
+            f,
+            "{} is broken on {}: {}",
+            self.rule, self.older.key, self.what
+        )?;
         let start = self.older.began.at.min(self.newer.began.at);
         writeln!(f, "  older: {}", Line(&self.older, start))?;
         write!(f, "  newer: {}", Line(&self.newer, start))
@@ -191,7 +195,9 @@ impl fmt::Display for Line<'_> {
             ),
             None => "never".to_owned(),
         };
-        let token = write.token.map_or("none".to_owned(), |token| token.to_string());
+        let token = write
+            .token
+            .map_or("none".to_owned(), |token| token.to_string());
         write!(
             f,
             "{} {} token {token} tag {:?} began {} body {} broke {} ended {}",

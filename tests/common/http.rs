@@ -223,7 +223,10 @@ impl Response {
         if self.header("content-type") != Some("application/problem+json") {
             return String::new();
         }
-        self.json()["reason"].as_str().unwrap_or_default().to_owned()
+        self.json()["reason"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// Asserts a response of the upstream's.

@@ -436,7 +436,11 @@ impl<'a> Exchange<'a> {
         // What the gateway may conclude from the response must already be true when it is sent.
         self.end();
         let length = body.len();
-        let body = if self.head.line.starts_with("HEAD ") { "" } else { body };
+        let body = if self.head.line.starts_with("HEAD ") {
+            ""
+        } else {
+            body
+        };
         self.send(format!(
             "HTTP/1.1 {status} Scripted\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
         ))?;

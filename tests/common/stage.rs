@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::config::Config;
 use super::gateway::Gateway;
+use super::history::Token;
 use super::http::{Ended, Request, Response, send_raw};
 use super::recorder::Recorder;
 
@@ -113,5 +114,20 @@ impl Stage {
             count + 1,
             "only the good request reached the upstream"
         );
+    }
+
+    /// Asserts G3: no token reached the resource that the marks do not know.
+    #[track_caller]
+    pub(crate) fn assert_marks_hold(&self) {
+        let history = self.recorder.history();
+        for path in history.keys() {
+            let key = path.trim_start_matches('/');
+            let mark = self.mark(key).and_then(|mark| Token::parse(&mark));
+            assert!(
+                mark >= history.highest(&path),
+                "G3 on {key}: {:?} was forwarded, and the mark after the crash is {mark:?}",
+                history.highest(&path)
+            );
+        }
     }
 }
