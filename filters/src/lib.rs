@@ -9,14 +9,34 @@
 //! It knows `http`, `http-body`, `tower` and tokio's sync and time; it knows no sockets, no HTTP
 //! codec and no config files.
 
+pub mod claim;
 pub mod fault;
 pub mod fence;
+pub mod forwarding;
+pub mod guard;
+pub mod hop_by_hop;
 pub mod key;
+pub mod limits;
+pub mod names;
+pub mod passage;
+pub mod policy;
+pub mod problem;
 pub mod refusal;
+pub mod route;
 pub mod store;
+pub mod strip;
 pub mod token;
+pub mod tokens;
 
 pub use fence::Fence;
+pub use forwarding::{Cidr, ForwardedLayer, Peer};
+pub use guard::GuardedNames;
+pub use hop_by_hop::HopByHopLayer;
 pub use key::Key;
+pub use problem::Rendering;
 pub use refusal::{Outcome, Reason, Refusal};
+pub use strip::StripLayer;
 pub use token::Token;
+
+#[cfg(test)]
+mod testing;

@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use crate::{Key, Token};
 
@@ -143,6 +144,9 @@ pub struct Refusal {
     pub mark: Option<Token>,
     /// When it is worth trying again.
     pub retry_after: Option<Duration>,
+    /// The methods that the target has, where the method was refused and they are known
+    /// (RFC 9110, section 10.2.1).
+    pub allow: Option<Arc<HeaderValue>>,
 }
 
 impl Refusal {
@@ -157,7 +161,15 @@ impl Refusal {
             mark: None,
             retry_after: (reason.status() == StatusCode::SERVICE_UNAVAILABLE)
                 .then_some(Duration::from_secs(1)),
+            allow: None,
         }
+    }
+
+    /// The same with the methods that would not be refused.
+    #[must_use]
+    pub fn with_allow(mut self, methods: Arc<HeaderValue>) -> Self {
+        self.allow = Some(methods);
+        self
     }
 
     /// The same for a request that may have reached the upstream.

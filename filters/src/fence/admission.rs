@@ -201,7 +201,9 @@ impl Admit {
             (arrival, since)
         });
         let uploads = claim.drain.uploads;
-        table.carry_out(&claim.keys, effects, |older| older.drain(uploads));
+        table.carry_out(&claim.keys, effects, |older| {
+            Arc::clone(older).drain(uploads)
+        });
         match arrival {
             Arrival::Admitted => Some(Ok(())),
             Arrival::Refused(index, refused) => Some(Err(claim.refusal(index, refused))),
@@ -230,7 +232,7 @@ impl Admit {
                     .collect()
             });
             if !older.is_empty() {
-                older.iter().for_each(|older| older.cut());
+                older.into_iter().for_each(|older| older.cut());
                 let until = tokio::time::Instant::now() + claim.drain.settle;
                 deadline.sleep.as_mut().reset(until);
                 return None;

@@ -19,10 +19,10 @@ pub enum Uploads {
 pub trait InFlight: Send + Sync + 'static {
     /// A newer token waits for this write: cut what may be cut, and get the rest to its end
     /// without waiting for a slow client.
-    fn drain(&self, uploads: Uploads);
+    fn drain(self: Arc<Self>, uploads: Uploads);
 
     /// Drop the upstream connection now. The write has ended when the close has returned.
-    fn cut(&self);
+    fn cut(self: Arc<Self>);
 }
 
 /// A handle to a write in flight.

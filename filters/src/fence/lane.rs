@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use crate::Token;
 use crate::fault::{self, Fault};
+pub use crate::key::Access;
 use crate::store::{Binding, Record};
 
 /// Names one request within one lane.
@@ -34,16 +35,6 @@ pub struct Ask {
     pub max_advance: Option<u64>,
     /// Whether a new epoch is allowed where `max_advance` is set.
     pub new_epochs: bool,
-}
-
-/// What a request does with one of its keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Access {
-    /// Compares, raises and drains.
-    #[default]
-    Write,
-    /// Compares and drains, and raises nothing: the source of a copy.
-    Read,
 }
 
 /// How a token compares with the mark of its key.

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod in_flight;
 pub mod lane;
+mod layer;
 pub mod step;
 mod table;
 
@@ -15,10 +16,11 @@ use std::time::Instant;
 pub use admission::{Admission, Admit, Claim, Drain, Observation, OnTimeout, Permit};
 pub use in_flight::{Handle, InFlight, Uploads};
 pub use lane::{Access, Ask};
+pub use layer::{FenceLayer, FenceService, ResponseFuture};
 
 use self::step::{Arrival, Bounds, Places};
 use self::table::Table;
-use crate::refusal::Refusal;
+use crate::refusal::{Reason, Refusal};
 use crate::store::{Binding, Record, Store, StoreError};
 use crate::{Key, Token};
 
@@ -89,6 +91,33 @@ impl Fence {
         Admit::new(self.clone(), claim, Instant::now())
     }
 
+    /// Compares a claim with the marks as they are, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// What [`Self::admit`] would refuse it for at once.
+    pub async fn compare(&self, claim: Claim) -> Result<(), Refusal> {
+        let until = Instant::now() + claim.drain.timeout;
+        let mut look = Looking {
+            fence: self.clone(),
+            claim,
+            places: Places::default(),
+            raises: false,
+        };
+        let compared = std::future::poll_fn(|cx| match look.once(cx.waker()) {
+            Some(verdict) => std::task::Poll::Ready(verdict),
+            None => std::task::Poll::Pending,
+        });
+        match tokio::time::timeout_at(until.into(), compared).await {
+            Ok(None) => Ok(()),
+            Ok(Some(refusal)) => Err(refusal),
+            Err(_) => Err(Refusal::new(
+                Reason::StoreUnavailable,
+                "The mark could not be read in time; try again later.",
+            )),
+        }
+    }
+
     /// Lets a claim through whatever its tokens are, and finds out what enforcing would have
     /// answered: marks are raised, nobody waits and nobody is drained.
     ///
@@ -118,6 +147,7 @@ impl Fence {
             fence: self.clone(),
             claim,
             places: Places::default(),
+            raises: true,
         };
         match look.once(std::task::Waker::noop()) {
             Some(verdict) => {
@@ -222,7 +252,7 @@ impl Fence {
         let mut handles = Vec::new();
         self.table
             .each(|_, lane| handles.extend(lane.all().cloned()));
-        handles.iter().for_each(|handle: &Handle| handle.cut());
+        handles.into_iter().for_each(|handle: Handle| handle.cut());
     }
 }
 
@@ -237,11 +267,13 @@ fn view(key: Key, record: Record, counts: (usize, usize, usize)) -> KeyView {
     }
 }
 
-/// An observer's look at the lanes of a request that is not held up by it.
+/// A look at the lanes of a request that does not wait in them.
 struct Looking {
     fence: Fence,
     claim: Claim,
     places: Places,
+    /// Whether marks are raised, or only compared.
+    raises: bool,
 }
 
 impl Looking {
@@ -252,15 +284,16 @@ impl Looking {
             waiting: usize::MAX,
             new_keys: table.may_add_key(),
         };
-        let (claim, places) = (&self.claim, &mut self.places);
+        let (claim, places, raises) = (&self.claim, &mut self.places, self.raises);
         let mut effects = table::Effects::default();
         let retry = !places.tickets.is_empty();
         let arrival = table.with_lanes(&claim.keys, retry, |mut view| {
-            step::observe(
+            step::look(
                 &mut view.lanes,
                 &claim.asks,
                 places,
                 bounds,
+                raises,
                 waker,
                 &mut effects,
             )
@@ -271,5 +304,19 @@ impl Looking {
             Arrival::Refused(index, refused) => Some(Some(claim.refusal(index, refused))),
             Arrival::Admitted | Arrival::Waiting => Some(None),
         }
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        if self.places.tickets.is_empty() {
+            return;
+        }
+        let places = &mut self.places;
+        self.fence
+            .table
+            .with_lanes(&self.claim.keys, true, |mut view| {
+                step::leave(&mut view.lanes, places);
+            });
     }
 }

@@ -145,13 +145,14 @@ pub fn arrive<W: Clone, X: Clone>(
     Arrival::Waiting
 }
 
-/// The same for a request that is only observed: it compares and raises, and neither waits nor
-/// drains. [`Arrival::Unread`] asks to be called again once the marks are read.
-pub fn observe<W: Clone, X: Clone>(
+/// A look that neither waits nor drains: it compares and, where `raises`, raises.
+/// [`Arrival::Unread`] asks to be called again once the marks are read.
+pub fn look<W: Clone, X: Clone>(
     lanes: &mut [&mut Lane<W, X>],
     asks: &[Ask],
     places: &mut Places,
     bounds: Bounds,
+    raises: bool,
     waker: &W,
     effects: &mut Effects<W, X>,
 ) -> Arrival {
@@ -162,8 +163,10 @@ pub fn observe<W: Clone, X: Clone>(
     leave(lanes, places);
     match judged {
         Ok(judged) => {
-            raise_all(lanes, asks, &judged, effects);
-            effects.drain.clear();
+            if raises {
+                raise_all(lanes, asks, &judged, effects);
+                effects.drain.clear();
+            }
             Arrival::Admitted
         }
         Err((index, refused)) => Arrival::Refused(index, refused),

@@ -7,6 +7,23 @@ use std::sync::{Arc, LazyLock};
 
 use foldhash::quality::RandomState;
 
+pub mod fold;
+pub mod host;
+pub mod path;
+pub mod query;
+pub mod rules;
+pub mod template;
+
+pub mod parts;
+#[cfg(test)]
+mod properties;
+
+pub use host::{HostError, normalize_host};
+pub use parts::{KeyError, KeyParts, destination_path};
+pub use path::{AmbiguousPath, Case, DecodedPath, PathRules};
+pub use rules::{Access, DerivedKey, KeyRule, KeyRules};
+pub use template::{KeyTemplate, TemplateError, Uses};
+
 /// Keys come from clients, so their hash is seeded for each process.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
@@ -31,6 +48,17 @@ impl Key {
             hash: HASHER.hash_one(text),
             text: Arc::from(text),
         }
+    }
+
+    /// A key of a namespace. The caller has checked that the namespace holds no slash and that the
+    /// key is 1 to [`Key::MAX_BYTES`] bytes.
+    #[must_use]
+    pub fn new(namespace: &str, key: &str) -> Self {
+        let mut text = String::with_capacity(namespace.len() + 1 + key.len());
+        text.push_str(namespace);
+        text.push('/');
+        text.push_str(key);
+        Self::from_text(&text)
     }
 
     /// The full text, `NAMESPACE/KEY`.

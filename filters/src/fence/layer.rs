@@ -1,0 +1,160 @@
+//! The layer that admits: what is behind it sees only requests that the fence let through.
+//!
+//! It takes the [`Claim`](super::Claim) that an earlier filter left in the [`Passage`], and leaves
+//! an [`Admission`](super::Admission) there. The admitted request holds nobody until somebody
+//! sends it: [`SendLayer`](super::SendLayer) does so around any service, and an HTTP gateway does
+//! it when its upstream connection is ready.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Admit, Fence};
+use crate::passage::{Decision, Passage};
+use crate::policy::Mode;
+use crate::refusal::Refusal;
+
+/// Admits requests, or refuses them.
+#[derive(Clone)]
+pub struct FenceLayer {
+    fence: Fence,
+}
+
+impl FenceLayer {
+    /// A layer over this fence.
+    #[must_use]
+    pub const fn new(fence: Fence) -> Self {
+        Self { fence }
+    }
+}
+
+impl<S> Layer<S> for FenceLayer {
+    type Service = FenceService<S>;
+
+    fn layer(&self, inner: S) -> FenceService<S> {
+        FenceService {
+            fence: self.fence.clone(),
+            inner,
+        }
+    }
+}
+
+/// The service of [`FenceLayer`].
+#[derive(Clone)]
+pub struct FenceService<S> {
+    fence: Fence,
+    inner: S,
+}
+
+impl<S, B, RB> Service<Request<B>> for FenceService<S>
+where
+    S: Service<Request<B>, Response = Response<RB>> + Clone,
+    S::Error: Into<Refusal>,
+{
+    type Response = Response<RB>;
+    type Error = Refusal;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let passage = Passage::of(&mut request);
+        let claim = passage.facts().claim.take();
+        let Some((claim, mode)) = claim else {
+            passage.facts().decision = Decision::Unfenced;
+            return ResponseFuture::Inner {
+                future: self.inner.call(request),
+            };
+        };
+        if mode == Mode::Observe {
+            let admission = self.fence.observe(claim);
+            let mut facts = passage.facts();
+            facts.observation = admission.observation().cloned();
+            facts.admission = Some(admission);
+            facts.decision = Decision::Observed;
+            drop(facts);
+            return ResponseFuture::Inner {
+                future: self.inner.call(request),
+            };
+        }
+        // The service that was polled ready is the one to call.
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        ResponseFuture::Admitting {
+            began: None,
+            admit: self.fence.admit(claim),
+            passage,
+            next: Some((inner, request)),
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`FenceService`].
+    #[project = Project]
+    pub enum ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        /// Waits to be admitted.
+        Admitting {
+            began: Option<Instant>,
+            admit: Admit,
+            passage: Passage,
+            next: Option<(S, Request<B>)>,
+        },
+        /// Waits for the inner service.
+        Inner {
+            #[pin]
+            future: S::Future,
+        },
+    }
+}
+
+impl<S, B, RB> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    S::Error: Into<Refusal>,
+{
+    type Output = Result<Response<RB>, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let future = match self.as_mut().project() {
+                Project::Inner { future } => return future.poll(cx).map_err(Into::into),
+                Project::Admitting {
+                    began,
+                    admit,
+                    passage,
+                    next,
+                } => {
+                    let admitted = match Pin::new(admit).poll(cx) {
+                        Poll::Ready(admitted) => admitted,
+                        Poll::Pending => {
+                            began.get_or_insert_with(Instant::now);
+                            return Poll::Pending;
+                        }
+                    };
+                    let mut facts = passage.facts();
+                    facts.waited = began.map_or_else(Default::default, |began| began.elapsed());
+                    facts.decision = Decision::Admitted;
+                    facts.admission = Some(admitted?);
+                    drop(facts);
+                    let Some((mut inner, request)) = next.take() else {
+                        return Poll::Pending;
+                    };
+                    inner.call(request)
+                }
+            };
+            self.set(ResponseFuture::Inner { future });
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The layer that finds a request's route and makes its keys.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, Method, Request, Response, header};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Match, RequestView, RouteError, Router};
+use crate::key::KeyParts;
+use crate::passage::{Facts, KeyFact, Passage};
+use crate::policy::{AsPolicy, Mode, Policy, Require};
+use crate::refusal::{Reason, Refusal};
+
+/// The routes in force; a reload puts others in their place.
+pub type Routes<R> = Arc<ArcSwap<Router<Arc<R>>>>;
+
+/// Finds the route, leaves it as an extension (`Arc<R>`), and its keys in the [`Passage`].
+///
+/// `Host` must have been checked before: one, and the authority of an absolute target.
+pub struct RouteLayer<R> {
+    routes: Routes<R>,
+}
+
+impl<R> RouteLayer<R> {
+    /// A layer over these routes.
+    #[must_use]
+    pub const fn new(routes: Routes<R>) -> Self {
+        Self { routes }
+    }
+}
+
+impl<R> Clone for RouteLayer<R> {
+    fn clone(&self) -> Self {
+        Self {
+            routes: Arc::clone(&self.routes),
+        }
+    }
+}
+
+impl<R, S> Layer<S> for RouteLayer<R> {
+    type Service = RouteService<R, S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RouteService {
+            routes: Arc::clone(&self.routes),
+            inner,
+        }
+    }
+}
+
+/// The service of [`RouteLayer`].
+pub struct RouteService<R, S> {
+    routes: Routes<R>,
+    inner: S,
+}
+
+impl<R, S: Clone> Clone for RouteService<R, S> {
+    fn clone(&self) -> Self {
+        Self {
+            routes: Arc::clone(&self.routes),
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<R, S, B, RB> Service<Request<B>> for RouteService<R, S>
+where
+    R: AsPolicy,
+    S: Service<Request<B>, Response = Response<RB>>,
+    S::Error: Into<Refusal>,
+{
+    type Response = Response<RB>;
+    type Error = Refusal;
+    type Future = Checked<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let passage = Passage::of(&mut request);
+        let found = find(&self.routes.load(), &request, &mut passage.facts());
+        match found {
+            Ok(route) => {
+                request.extensions_mut().insert(route);
+                Checked::go(self.inner.call(request))
+            }
+            Err(refusal) => Checked::refuse(refusal),
+        }
+    }
+}
+
+fn find<R: AsPolicy, B>(
+    router: &Router<Arc<R>>,
+    request: &Request<B>,
+    facts: &mut Facts,
+) -> Result<Arc<R>, Refusal> {
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .map(|host| host.to_str())
+        .transpose()
+        .map_err(|_| Refusal::new(Reason::BadRequest, "Host is not a host name."))?;
+    let view = RequestView {
+        method: request.method(),
+        host,
+        path: request.uri().path(),
+        query: request.uri().query(),
+    };
+    let route = match router.find(&view) {
+        Ok(found) => {
+            let policy = found.route.policy();
+            facts.route = Some(Arc::clone(&policy.route));
+            if policy.deny {
+                return Err(Refusal::new(
+                    Reason::Forbidden,
+                    "This route refuses all requests.",
+                ));
+            }
+            if is_fenced(policy, request.method(), request.headers()) {
+                make_keys(policy, &found, request, facts);
+            }
+            Arc::clone(found.route)
+        }
+        // Only observed: the request goes where every reading of its path leads.
+        Err(
+            ref error @ RouteError::AmbiguousPath {
+                route: Some(route), ..
+            },
+        ) if route.policy().mode == Mode::Observe && !route.policy().deny => {
+            facts.route = Some(Arc::clone(&route.policy().route));
+            facts.would_refuse = Some(Refusal::from(error));
+            Arc::clone(route)
+        }
+        Err(error) => return Err(Refusal::from(&error)),
+    };
+    facts.policy = Some(Arc::clone(&route) as Arc<dyn AsPolicy>);
+    Ok(route)
+}
+
+fn make_keys<R: AsPolicy, B>(
+    policy: &Policy,
+    found: &Match<'_, '_, Arc<R>>,
+    request: &Request<B>,
+    facts: &mut Facts,
+) {
+    let captures = found.captures();
+    let derived = policy.keys.derive(&KeyParts {
+        captures: &captures,
+        host: found.host(),
+        path: found.path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+    });
+    match derived {
+        Ok(keys) => {
+            facts.keys = keys
+                .into_iter()
+                .map(|one| KeyFact {
+                    key: one.key,
+                    access: one.access,
+                    token_header: one.token_header.cloned(),
+                })
+                .collect();
+        }
+        Err(error) => facts.key_error = Some(Refusal::from(error)),
+    }
+}
+
+/// Whether keys are needed: a read without any token passes, whatever its key is.
+fn is_fenced(policy: &Policy, method: &Method, headers: &HeaderMap) -> bool {
+    let has_token = || {
+        policy
+            .token_headers
+            .iter()
+            .chain(
+                policy
+                    .keys
+                    .keys()
+                    .iter()
+                    .filter_map(|rule| rule.token_header.as_ref()),
+            )
+            .any(|name| headers.contains_key(name))
+    };
+    match policy.require {
+        Require::Never => false,
+        Require::All => true,
+        Require::Writes => {
+            policy.is_write(method, headers.contains_key(header::UPGRADE)) || has_token()
+        }
+    }
+}
+
+pin_project! {
+    /// The future of a filter that decides before it calls the service behind it.
+    #[project = CheckedProject]
+    pub enum Checked<F> {
+        /// Refused here.
+        Refused {
+            refusal: Option<Refusal>,
+        },
+        /// The inner service's answer.
+        Inner {
+            #[pin]
+            future: F,
+        },
+    }
+}
+
+impl<F> Checked<F> {
+    /// Passed on.
+    pub const fn go(future: F) -> Self {
+        Self::Inner { future }
+    }
+
+    /// Refused here.
+    pub const fn refuse(refusal: Refusal) -> Self {
+        Self::Refused {
+            refusal: Some(refusal),
+        }
+    }
+}
+
+impl<F, T, E> Future for Checked<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<Refusal>,
+{
+    type Output = Result<T, Refusal>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            CheckedProject::Refused { refusal } => match refusal.take() {
+                Some(refusal) => Poll::Ready(Err(refusal)),
+                None => Poll::Pending,
+            },
+            CheckedProject::Inner { future } => future.poll(cx).map_err(Into::into),
+        }
+    }
+}

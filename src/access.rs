@@ -1,0 +1,355 @@
+//! The outermost layer: one access line and one count for every request, and the one place where a
+//! refusal becomes a response.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fencegate_filters::passage::{Decision, Facts, Passage};
+use fencegate_filters::problem::{Rendering, respond};
+use fencegate_filters::{Outcome, Refusal};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::body::{Broken, ResponseBody};
+use crate::metrics::{Metrics, RequestLabels, RouteName};
+
+static FENCING_DECISION: HeaderName = HeaderName::from_static("fencing-decision");
+
+/// How many refusals a second are logged one by one; of those above, every hundredth.
+const REFUSALS_LOGGED: u64 = 100;
+
+/// Logs, counts and answers.
+#[derive(Clone)]
+pub struct AccessLayer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    metrics: Arc<Metrics>,
+    log: bool,
+    sampler: Sampler,
+    no_route: Arc<str>,
+}
+
+impl AccessLayer {
+    /// `log`: whether an access line is written (`log.access`).
+    pub fn new(metrics: Arc<Metrics>, log: bool) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                metrics,
+                log,
+                sampler: Sampler::default(),
+                no_route: Arc::from(""),
+            }),
+        }
+    }
+}
+
+impl<S> Layer<S> for AccessLayer {
+    type Service = Access<S>;
+
+    fn layer(&self, inner: S) -> Access<S> {
+        Access {
+            shared: Arc::clone(&self.shared),
+            inner,
+        }
+    }
+}
+
+/// The service of [`AccessLayer`].
+#[derive(Clone)]
+pub struct Access<S> {
+    shared: Arc<Shared>,
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Access<S>
+where
+    S: Service<Request<B>, Response = Response<ResponseBody>, Error = Refusal>,
+{
+    type Response = Response<AccessBody>;
+    type Error = Infallible;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The services behind are always ready; a refusal to be so would be one without a request.
+        let _ = self.inner.poll_ready(cx);
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let passage = Passage::of(&mut request);
+        let line = Line {
+            shared: Arc::clone(&self.shared),
+            passage,
+            began: Instant::now(),
+            told: self.shared.log.then(|| Told {
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+            }),
+            rendering: Rendering::of(request.method(), request.headers()),
+            status: 0,
+            bytes: 0,
+            refusal: None,
+            ended: false,
+        };
+        ResponseFuture {
+            future: self.inner.call(request),
+            line: Some(line),
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`Access`].
+    pub struct ResponseFuture<F> {
+        #[pin]
+        future: F,
+        line: Option<Line>,
+    }
+}
+
+impl<F> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<ResponseBody>, Refusal>>,
+{
+    type Output = Result<Response<AccessBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.future.poll(cx));
+        let Some(mut line) = this.line.take() else {
+            return Poll::Pending;
+        };
+        let mut response = answer.unwrap_or_else(|refusal| line.refuse(refusal));
+        if let Some(refusal) = line.passage.facts().would_refuse() {
+            let told = format!("would-refuse; reason={}", refusal.reason.as_str());
+            if let Ok(told) = HeaderValue::try_from(told) {
+                response
+                    .headers_mut()
+                    .insert(FENCING_DECISION.clone(), told);
+            }
+        }
+        line.status = response.status().as_u16();
+        if response.body().is_end_stream() || line.rendering.head {
+            // Nobody will poll it.
+            line.end(false);
+        }
+        Poll::Ready(Ok(response.map(|body| AccessBody { body, line })))
+    }
+}
+
+/// What the access line says, gathered until the response has ended.
+struct Line {
+    shared: Arc<Shared>,
+    passage: Passage,
+    began: Instant,
+    told: Option<Told>,
+    rendering: Rendering,
+    status: u16,
+    bytes: u64,
+    refusal: Option<Box<Refusal>>,
+    ended: bool,
+}
+
+struct Told {
+    method: Method,
+    uri: Uri,
+}
+
+impl Line {
+    fn refuse(&mut self, mut refusal: Refusal) -> Response<ResponseBody> {
+        let mut facts = self.passage.facts();
+        if let Some(policy) = facts.policy.clone() {
+            let policy = policy.policy();
+            self.rendering.refuse_status = policy.refuse_status;
+            self.rendering.reveal_mark = policy.reveal_mark;
+        }
+        refusal.key = refusal
+            .key
+            .take()
+            .or_else(|| facts.keys.first().map(|fact| fact.key.clone()));
+        refusal.token = refusal.token.or(facts.token);
+        if refusal.outcome == Outcome::NotForwarded {
+            facts.decision = Decision::Refused;
+        }
+        facts.outcome = Some(refusal.outcome);
+        drop(facts);
+        let response = respond::<Bytes>(&refusal, &self.rendering).map(ResponseBody::whole);
+        self.refusal = Some(Box::new(refusal));
+        response
+    }
+
+    fn end(&mut self, broken: bool) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let facts = self.passage.facts();
+        let reason = self
+            .refusal
+            .as_deref()
+            .or_else(|| facts.would_refuse())
+            .map_or("", |refusal| refusal.reason.as_str());
+        self.shared.metrics.request(&RequestLabels {
+            route: RouteName(
+                facts
+                    .route
+                    .clone()
+                    .unwrap_or_else(|| Arc::clone(&self.shared.no_route)),
+            ),
+            decision: facts.decision.as_str(),
+            reason,
+        });
+        if !facts.waited.is_zero() {
+            self.shared.metrics.waited(facts.waited);
+        }
+        if let Some(took) = facts.upstream {
+            self.shared.metrics.upstream(took);
+        }
+        if let Some(told) = &self.told {
+            self.log(&facts, told, reason, broken);
+        }
+    }
+
+    fn log(&self, facts: &Facts, told: &Told, reason: &str, broken: bool) {
+        let refused = self.refusal.is_some() || facts.would_refuse().is_some();
+        if refused && !self.shared.sampler.takes() {
+            return;
+        }
+        let key = facts.keys.first().map(|fact| Escaped(fact.key.as_str()));
+        let mark = self
+            .refusal
+            .as_deref()
+            .or_else(|| facts.would_refuse())
+            .and_then(|one| one.mark);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "fencegate::access",
+                    method = %told.method,
+                    path = %Escaped(told.uri.path()),
+                    status = self.status,
+                    route = facts.route.as_deref(),
+                    decision = facts.decision.as_str(),
+                    reason = (!reason.is_empty()).then_some(reason),
+                    key = key.as_ref().map(tracing::field::display),
+                    token = facts.token.map(tracing::field::display),
+                    mark = mark.map(tracing::field::display),
+                    outcome = facts.outcome.map(Outcome::as_str),
+                    bytes = self.bytes,
+                    broken = broken.then_some(true),
+                    waited_us = micros(facts.waited),
+                    upstream_us = facts.upstream.map(micros),
+                    total_us = micros(self.began.elapsed()),
+                    "request"
+                )
+            };
+        }
+        if refused {
+            line!(warn);
+        } else {
+            line!(info);
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.end(true);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Text from a client, for a log: control and non-ASCII characters escaped, cut after 256.
+struct Escaped<'a>(&'a str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const LONGEST: usize = 256;
+        for (at, character) in self.0.chars().enumerate() {
+            if at == LONGEST {
+                return f.write_str("…");
+            }
+            if character.is_ascii_graphic() || character == ' ' {
+                write!(f, "{character}")?;
+            } else {
+                write!(f, "{}", character.escape_unicode())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bounds how many refusals are logged under a flood.
+#[derive(Default)]
+struct Sampler {
+    /// The second that is being counted, and how many it had.
+    second: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Sampler {
+    fn takes(&self) -> bool {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        if self.second.swap(now, Ordering::Relaxed) != now {
+            self.count.store(0, Ordering::Relaxed);
+        }
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        count < REFUSALS_LOGGED || count.is_multiple_of(100)
+    }
+}
+
+pin_project! {
+    /// A response's body that ends its access line.
+    pub struct AccessBody {
+        #[pin]
+        body: ResponseBody,
+        line: Line,
+    }
+}
+
+impl Body for AccessBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                this.line.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if this.body.is_end_stream() {
+                    this.line.end(false);
+                }
+            }
+            None => this.line.end(false),
+            Some(Err(_)) => this.line.end(true),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,161 @@
+//! The config: read from YAML, checked as a whole, and handed on with every default applied.
+//!
+//! Reading goes through these steps, each in a file of its own: text to a tree whose nodes know
+//! their places (`builder` and `tree`), `${NAME}` (`expand`), keys that this version does not do (`unsupported`),
+//! the tree to the [`Config`] (`decode` and, for the parts, `sections`, `upstream` and `route`),
+//! and what only shows when the parts are looked at together (`check`). None of them stops at its
+//! first problem: all are reported at once.
+//!
+//! ```
+//! use std::path::Path;
+//! use fencegate::config::Config;
+//!
+//! let text = "
+//! listeners: [{ address: 127.0.0.1:8080 }]
+//! upstreams: { objects: { urls: ['builtin:objects'] } }
+//! routes: [{ name: objects, path: '/objects/{id}', upstream: objects, fence: { key: '{id}' } }]
+//! ";
+//! let loaded = Config::parse(text, Path::new("config.yaml"), &|_| None)?;
+//! assert_eq!(loaded.config.routes.len(), 1);
+//!
+//! let wrong = text.replace("upstream: objects", "upstream: object");
+//! let problems = Config::parse(&wrong, Path::new("config.yaml"), &|_| None).unwrap_err();
+//! assert_eq!(
+//!     problems.to_string(),
+//!     "config.yaml:4:60: routes[0].upstream: there is no upstream \"object\"; there is objects\n\
+//!      1 problem"
+//! );
+//! # Ok::<(), fencegate::config::Problems>(())
+//! ```
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+mod address;
+mod builder;
+mod check;
+mod choice;
+mod cidr;
+mod decode;
+mod expand;
+mod header;
+mod model;
+mod problem;
+mod route;
+mod rules;
+mod scalar;
+mod secret;
+mod sections;
+mod tree;
+mod unsupported;
+mod upstream;
+
+pub use address::{Address, BadAddress, BadUrl, Url};
+pub use choice::{
+    Access, Body, Case, Holder, Level, LogFormat, Mode, NewEpochs, OnTimeout, PathRules, Require,
+    Uploads, When,
+};
+pub use cidr::{BadCidr, Cidr};
+pub use model::{
+    Admin, Config, Drain, Fence, KeyRule, Limits, Listener, Log, Pool, Route, Shutdown, Store,
+    Timeouts, Upstream, UpstreamHeader,
+};
+pub use problem::{Position, Problem, Problems, Spanned};
+pub use rules::rules;
+pub use secret::{Secret, TokenHash};
+
+use decode::Decoder;
+use expand::Env;
+
+/// The largest config file, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// A config that can be used, and what is odd about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The config.
+    pub config: Config,
+    /// What is legal and most likely not meant, in the order of the file.
+    pub warnings: Vec<Problem>,
+}
+
+impl Config {
+    /// Reads the config file at `path`, with the environment of this process.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the file, or why it can't be read.
+    pub fn load(path: &Path) -> Result<Loaded, Problems> {
+        let whole =
+            |at: &Position, message: String| Problems::new(vec![Problem::new(path, at, message)]);
+        let bytes = read(path).map_err(|message| whole(&Position::default(), message))?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| {
+            let at = place(bytes.get(..error.valid_up_to()).unwrap_or_default());
+            whole(&at, "the file is not UTF-8 from here on".to_owned())
+        })?;
+        Self::parse(text, path, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads a config from `text`. `file` is what problems name, and where the paths of secrets
+    /// begin; `env` is the environment.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the text.
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Loaded, Problems> {
+        let mut decoder = Decoder::new(file, env);
+        let config = decode(&mut decoder, text, env);
+        let problems = decoder.reporter.into_problems();
+        match config {
+            Some(config) if problems.is_empty() => Ok(Loaded {
+                warnings: check::warnings(file, &config),
+                config,
+            }),
+            _ => Err(Problems::new(problems)),
+        }
+    }
+}
+
+fn decode(d: &mut Decoder<'_>, text: &str, env: Env<'_>) -> Option<Config> {
+    let mut root = builder::read(text, &mut d.reporter)?;
+    if !matches!(root.kind, tree::Kind::Map(_)) {
+        let message = "a config is a mapping of listeners, upstreams, routes and more";
+        d.problem(&root.at, message);
+        return None;
+    }
+    expand::expand(&mut root, env, &mut d.reporter);
+    unsupported::cut(&mut root, &mut d.reporter);
+    let config = sections::config(d, &root);
+    check::check(d, &root, &config);
+    Some(config)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("can't read the config: {error}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!(
+            "the file is larger than {}",
+            scalar::show_size(MAX_FILE)
+        ));
+    }
+    Ok(bytes)
+}
+
+/// The place after valid text.
+fn place(before: &[u8]) -> Position {
+    let before = String::from_utf8_lossy(before);
+    let last = before.rsplit('\n').next().unwrap_or_default();
+    Position {
+        line: before.matches('\n').count() + 1,
+        column: last.chars().count() + 1,
+        key_path: Arc::from(""),
+    }
+}

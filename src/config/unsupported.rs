@@ -1,0 +1,107 @@
+//! What the config knows and this version does not do.
+//!
+//! Such a key is refused rather than ignored: somebody who writes `tls` and gets plain text has
+//! been lied to. What is refused is cut from the tree before it is decoded, so that a feature that
+//! lands is a row less here and a field more there.
+
+use super::problem::{Reporter, quoted};
+use super::tree::{Kind, Node};
+
+/// The keys, and the one value that each may still have because it asks for nothing. `[]` is any
+/// item of a list, `*` any key of a mapping.
+const KEYS: &[(&str, Option<&str>)] = &[
+    ("listeners.[].tls", None),
+    ("listeners.[].proxy_protocol", Some("false")),
+    ("admin.tls", None),
+    ("locks", None),
+    ("store.etcd", None),
+    ("store.forget", None),
+    ("upstreams.*.http2", Some("false")),
+    ("upstreams.*.tls", None),
+    ("upstreams.*.health", None),
+    ("routes.[].fence.partition", None),
+    ("routes.[].fence.trust", Some("any")),
+    ("routes.[].fence.jwks", None),
+    ("routes.[].fence.issuer", None),
+    ("limits.http2_streams", None),
+    ("telemetry", None),
+];
+
+/// How the addresses of a listener begin that can't be bound.
+const ADDRESSES: &[&str] = &["unix:"];
+
+/// How the URLs of an upstream begin that can't be reached.
+const URLS: &[&str] = &["https://", "unix:"];
+
+/// The most URLs of an upstream.
+pub(super) const MAX_URLS: usize = 1;
+
+/// Cuts every key of the table from the tree below `root`, and reports it.
+pub(super) fn cut(root: &mut Node, reporter: &mut Reporter<'_>) {
+    for (pattern, harmless) in KEYS {
+        let segments: Vec<&str> = pattern.split('.').collect();
+        cut_one(root, &segments, *harmless, reporter);
+    }
+}
+
+fn cut_one(node: &mut Node, pattern: &[&str], harmless: Option<&str>, reporter: &mut Reporter<'_>) {
+    let Some((first, rest)) = pattern.split_first() else {
+        return;
+    };
+    match &mut node.kind {
+        Kind::List(items) if *first == "[]" => {
+            for item in items {
+                cut_one(item, rest, harmless, reporter);
+            }
+        }
+        Kind::Map(entries) if rest.is_empty() => entries.retain(|entry| {
+            if entry.key != *first {
+                return true;
+            }
+            let same = |value: &Node| match &value.kind {
+                Kind::Scalar(scalar) => Some(scalar.value.as_str()) == harmless,
+                Kind::List(_) | Kind::Map(_) => false,
+            };
+            if !same(&entry.value) {
+                let message = match harmless {
+                    None => format!("{first} is not supported by this version"),
+                    Some(only) => {
+                        format!("{first} other than {only} is not supported by this version")
+                    }
+                };
+                reporter.problem(&entry.key_at, message);
+            }
+            false
+        }),
+        Kind::Map(entries) => {
+            for entry in entries
+                .iter_mut()
+                .filter(|entry| *first == "*" || entry.key == *first)
+            {
+                cut_one(&mut entry.value, rest, harmless, reporter);
+            }
+        }
+        Kind::Scalar(_) | Kind::List(_) => {}
+    }
+}
+
+/// What is said of a listener's address of a kind that is not built.
+pub(super) fn address(text: &str) -> Option<String> {
+    prefix(ADDRESSES, text)
+        .map(|kind| format!("{kind} addresses are not supported by this version"))
+}
+
+/// What is said of an upstream's URL of a kind that is not built.
+pub(super) fn url(text: &str) -> Option<String> {
+    prefix(URLS, text).map(|kind| format!("{kind} URLs are not supported by this version"))
+}
+
+fn prefix(kinds: &[&'static str], text: &str) -> Option<String> {
+    kinds
+        .iter()
+        .find(|kind| {
+            text.get(..kind.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(kind))
+        })
+        .map(|kind| quoted(kind))
+}

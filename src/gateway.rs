@@ -1,0 +1,99 @@
+//! From a client's request to its upstream, top to bottom.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fencegate_filters::claim::ClaimLayer;
+use fencegate_filters::fence::{Fence, FenceLayer};
+use fencegate_filters::route::{RouteLayer, Routes};
+use fencegate_filters::{ForwardedLayer, HopByHopLayer};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tower::ServiceBuilder;
+use tower_service::Service;
+
+use crate::access::{AccessBody, AccessLayer};
+use crate::forward::Forward;
+use crate::intake::{Intake, IntakeLayer};
+use crate::metrics::Metrics;
+use crate::route::Route;
+use crate::spool::Spool;
+use crate::spool_layer::SpoolLayer;
+use crate::wire::{ConnTimeouts, HeadLimits};
+
+/// What all connections and requests share.
+pub struct Gateway {
+    /// The marks and lanes.
+    pub fence: Fence,
+    /// The routes in force.
+    pub routes: Routes<Route>,
+    /// What is checked of every request in force.
+    pub intake: Arc<ArcSwap<Intake>>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// `trusted_proxies` and `forwarded`.
+    pub forwarded: ForwardedLayer,
+    /// Where large bodies are received.
+    pub spool: Spool,
+    /// Whether access lines are written.
+    pub access_log: bool,
+    /// The longest gap between two reads of a request body.
+    pub body_timeout: Option<Duration>,
+    /// How large heads may be.
+    pub heads: HeadLimits,
+    /// How long clients may take.
+    pub timeouts: ConnTimeouts,
+    /// How many requests one connection may carry.
+    pub requests_per_connection: Option<u64>,
+    /// How many client connections there may be.
+    pub most_connections: Option<usize>,
+    /// How many there are.
+    pub connections: AtomicUsize,
+    /// Whether all listeners are bound and nothing is being stopped.
+    pub ready: AtomicBool,
+}
+
+impl Gateway {
+    /// The request's way. Each layer is a file of its own; what it learns travels in a
+    /// [`Passage`](fencegate_filters::passage::Passage), and what it refuses comes back as a
+    /// [`Refusal`](fencegate_filters::Refusal).
+    pub fn service(
+        &self,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<AccessBody>,
+        Error = Infallible,
+        Future: Send + Unpin + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + Unpin
+    + 'static {
+        ServiceBuilder::new()
+            // One line and one count for every request; refusals become responses here.
+            .layer(AccessLayer::new(Arc::clone(&self.metrics), self.access_log))
+            // HTTP that hops could read in two ways, and bodies that are too large.
+            .layer(IntakeLayer::new(Arc::clone(&self.intake)))
+            // Which route takes it, and which keys it touches.
+            .layer(RouteLayer::new(Arc::clone(&self.routes)))
+            // Which tokens it carries for them: from here on there is a claim, or none is needed.
+            .layer(ClaimLayer)
+            // Where the route says so, the body is received before the fence is asked.
+            .layer(SpoolLayer::new(
+                self.fence.clone(),
+                self.spool.clone(),
+                self.body_timeout,
+            ))
+            // Compared, raised, made durable, drained: admitted.
+            .layer(FenceLayer::new(self.fence.clone()))
+            // What is meant for this hop alone ends here.
+            .layer(HopByHopLayer::new())
+            // Who asked, for the upstream.
+            .layer(self.forwarded.clone())
+            // Sent once its connection is ready, if no newer token has come: in flight.
+            .service(Forward::new(self.body_timeout))
+    }
+}

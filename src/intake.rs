@@ -1,0 +1,93 @@
+//! The first filter: HTTP that hops could read in two ways, and bodies that are too large.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use fencegate_filters::guard::{self, GuardedNames};
+use fencegate_filters::route::Checked;
+use fencegate_filters::{Reason, Refusal};
+use http::{Request, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::body::RequestBody;
+
+/// What is checked before anything else is decided; a reload puts another in its place.
+#[derive(Debug)]
+pub struct Intake {
+    /// Headers that no hop may be asked to delete.
+    pub guarded: GuardedNames,
+    /// The largest request body (`limits.body`).
+    pub body_limit: Option<u64>,
+}
+
+/// Refuses what is broken or too large.
+#[derive(Clone)]
+pub struct IntakeLayer {
+    intake: Arc<ArcSwap<Intake>>,
+}
+
+impl IntakeLayer {
+    /// A layer over the rules in force.
+    pub const fn new(intake: Arc<ArcSwap<Intake>>) -> Self {
+        Self { intake }
+    }
+}
+
+impl<S> Layer<S> for IntakeLayer {
+    type Service = IntakeService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        IntakeService {
+            intake: Arc::clone(&self.intake),
+            inner,
+        }
+    }
+}
+
+/// The service of [`IntakeLayer`].
+#[derive(Clone)]
+pub struct IntakeService<S> {
+    intake: Arc<ArcSwap<Intake>>,
+    inner: S,
+}
+
+impl<S, RB> Service<Request<Incoming>> for IntakeService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<RB>>,
+    S::Error: Into<Refusal>,
+{
+    type Response = Response<RB>;
+    type Error = Refusal;
+    type Future = Checked<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let intake = self.intake.load();
+        let (head, body) = request.into_parts();
+        let limit = intake.body_limit;
+        let too_large = limit.is_some_and(|limit| body.size_hint().lower() > limit);
+        let checked = guard::check(&head, &intake.guarded).and_then(|()| {
+            if too_large {
+                return Err(Refusal::new(
+                    Reason::BodyTooLarge,
+                    "The body is above limits.body; nothing was forwarded.",
+                ));
+            }
+            Ok(())
+        });
+        match checked {
+            Ok(()) => {
+                let body = RequestBody::incoming(body, limit);
+                Checked::go(self.inner.call(Request::from_parts(head, body)))
+            }
+            Err(refusal) => Checked::refuse(refusal),
+        }
+    }
+}

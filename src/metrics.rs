@@ -1,0 +1,194 @@
+//! The gateway's metrics, in the text format of Prometheus. Keys are never labels.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use fencegate_filters::fence::Fence;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// A route's name as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteName(pub Arc<str>);
+
+impl EncodeLabelValue for RouteName {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        (&*self.0).encode(encoder)
+    }
+}
+
+/// What a request is counted by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// The route; empty where none matched.
+    pub route: RouteName,
+    /// How the fence decided.
+    pub decision: &'static str,
+    /// Why it was refused, or would have been; empty where it was not.
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+/// All metrics.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    admission: Histogram,
+    drain: Histogram,
+    upstream: Histogram,
+    keys: Gauge,
+    in_flight: Gauge,
+    waiting: Gauge,
+    unsettled: Gauge,
+    /// Client connections that are open.
+    pub connections: Gauge,
+    reloads: Family<ResultLabels, Counter>,
+    commits: Histogram,
+    batches: Gauge<f64, AtomicU64>,
+}
+
+fn seconds() -> Histogram {
+    // From 50 microseconds to 100 seconds.
+    Histogram::new(exponential_buckets(0.000_05, 2.5, 17))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("fencegate");
+        let this = Self {
+            requests: Family::default(),
+            admission: seconds(),
+            drain: seconds(),
+            upstream: seconds(),
+            keys: Gauge::default(),
+            in_flight: Gauge::default(),
+            waiting: Gauge::default(),
+            unsettled: Gauge::default(),
+            connections: Gauge::default(),
+            reloads: Family::default(),
+            commits: seconds(),
+            batches: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register(
+            "requests",
+            "Requests by route and decision",
+            this.requests.clone(),
+        );
+        registry.register(
+            "admission_seconds",
+            "From a request's head to its admission, where it had to wait",
+            this.admission.clone(),
+        );
+        registry.register(
+            "drain_seconds",
+            "How long an advance waited for older writes",
+            this.drain.clone(),
+        );
+        registry.register(
+            "upstream_seconds",
+            "From admission to the upstream's response head",
+            this.upstream.clone(),
+        );
+        registry.register(
+            "store_commit_seconds",
+            "From a raised mark to its being durable",
+            this.commits.clone(),
+        );
+        registry.register(
+            "store_batch_size",
+            "Marks in the last batch that was synced",
+            this.batches.clone(),
+        );
+        registry.register("keys", "Keys that have a mark", this.keys.clone());
+        registry.register("in_flight", "Writes in flight", this.in_flight.clone());
+        registry.register(
+            "waiting",
+            "Requests that wait for admission",
+            this.waiting.clone(),
+        );
+        registry.register(
+            "unsettled",
+            "Writes whose outcome is unknown and has not settled",
+            this.unsettled.clone(),
+        );
+        registry.register(
+            "connections",
+            "Client connections",
+            this.connections.clone(),
+        );
+        registry.register(
+            "config_reloads",
+            "Reloads of the config",
+            this.reloads.clone(),
+        );
+        registry.register("build", "This build", build);
+        Self { registry, ..this }
+    }
+}
+
+impl Metrics {
+    /// Counts a request.
+    pub fn request(&self, labels: &RequestLabels) {
+        self.requests.get_or_create(labels).inc();
+    }
+
+    /// A request had to wait for its admission.
+    pub fn waited(&self, waited: Duration) {
+        self.admission.observe(waited.as_secs_f64());
+        self.drain.observe(waited.as_secs_f64());
+    }
+
+    /// The upstream took so long for its head.
+    pub fn upstream(&self, took: Duration) {
+        self.upstream.observe(took.as_secs_f64());
+    }
+
+    /// A batch of marks became durable.
+    pub fn committed(&self, marks: usize, took: Duration) {
+        self.commits.observe(took.as_secs_f64());
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a batch is far below 2^52 marks"
+        )]
+        self.batches.set(marks as f64);
+    }
+
+    /// A reload of the config ended.
+    pub fn reloaded(&self, ok: bool) {
+        let result = if ok { "ok" } else { "failed" };
+        self.reloads.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// All metrics as text.
+    pub fn render(&self, fence: &Fence) -> String {
+        let totals = fence.totals();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.keys.set(gauge(totals.keys));
+        self.in_flight.set(gauge(totals.in_flight as u64));
+        self.waiting.set(gauge(totals.waiting as u64));
+        self.unsettled.set(gauge(totals.unsettled as u64));
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}

@@ -1,0 +1,351 @@
+//! From a listening socket to a client's connection, and from that to the gateway's service.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use fencegate_filters::forwarding::Scheme;
+use fencegate_filters::{Peer, Reason, Refusal, problem};
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service as HyperService;
+use pin_project_lite::pin_project;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tower_service::Service;
+
+use crate::access::AccessBody;
+use crate::gateway::Gateway;
+use crate::wire::{
+    ClientIo, ConnState, Expired, LingerLimits, Refuse, Serving, ServingBody, Violation, Watchdog,
+};
+
+/// How long to wait after a failed accept: it failed for want of something that others will free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a stop goes on, in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Not at all.
+    #[default]
+    Serving,
+    /// No connection is accepted; each ends with the request that is on it.
+    Draining,
+    /// Connections are dropped.
+    Cutting,
+}
+
+/// Binds one socket for each worker to `address`.
+///
+/// # Errors
+///
+/// As the system says. Another process on the address is found out although the workers share it.
+pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    // Sockets that may share a port share it with another process's as well: ask once without.
+    let probe = socket(address, false)?;
+    let bound = probe
+        .local_addr()?
+        .as_socket()
+        .ok_or(io::ErrorKind::AddrNotAvailable)?;
+    drop(probe);
+    let mut listeners = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = socket(bound, true)?;
+        socket.listen(1024)?;
+        listeners.push(socket.into());
+    }
+    Ok(listeners)
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Accepts connections until the stop begins.
+pub async fn accept(
+    listener: std::net::TcpListener,
+    gateway: Arc<Gateway>,
+    mut stop: watch::Receiver<Stop>,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let service = gateway.service();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop > Stop::Serving) => return Ok(()),
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(counted) = Counted::new(&gateway) else {
+            shed(&stream);
+            continue;
+        };
+        // A broken socket shows at its first use.
+        let _ = stream.set_nodelay(true);
+        let serving = connection(
+            stream,
+            peer,
+            Arc::clone(&gateway),
+            service.clone(),
+            stop.clone(),
+        );
+        tokio::spawn(async move {
+            serving.await;
+            drop(counted);
+        });
+    }
+}
+
+/// One connection too many: told so, if that can be done without waiting.
+fn shed(stream: &TcpStream) {
+    let refusal = Refusal::new(
+        Reason::Busy,
+        "Too many connections are open; try again later.",
+    );
+    let _ = stream.try_write(&problem::raw(&refusal));
+}
+
+/// A place among the connections.
+struct Counted(Arc<Gateway>);
+
+impl Counted {
+    fn new(gateway: &Arc<Gateway>) -> Option<Self> {
+        let before = gateway.connections.fetch_add(1, Ordering::Relaxed);
+        gateway.metrics.connections.inc();
+        let counted = Self(Arc::clone(gateway));
+        let fits = gateway.most_connections.is_none_or(|most| before < most);
+        fits.then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.connections.dec();
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection<S>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    gateway: Arc<Gateway>,
+    service: S,
+    mut stop: watch::Receiver<Stop>,
+) where
+    S: Service<Request<Incoming>, Response = Response<AccessBody>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + Unpin
+        + 'static,
+    S::Future: Send + Unpin + 'static,
+{
+    let state = ConnState::new();
+    let refuse: Refuse = Arc::new(answer_broken_head);
+    let io = ClientIo::new(
+        stream,
+        gateway.heads,
+        LingerLimits::default(),
+        Arc::clone(&state),
+        refuse,
+    );
+    let tunnel = TunnelSlot::default();
+    let service = ConnService {
+        service,
+        state: Arc::clone(&state),
+        tunnel: tunnel.clone(),
+        peer: Peer::new(Some(peer.ip()), Scheme::Http),
+        requests: AtomicU64::new(0),
+        most: gateway.requests_per_connection,
+    };
+    let mut builder = http1::Builder::new();
+    builder.header_read_timeout(None);
+    if gateway.heads.header_count >= 100 {
+        builder.max_headers(gateway.heads.header_count + 1);
+    }
+    let mut conn = builder.serve_connection(io, service);
+    let mut watchdog = Watchdog::new(gateway.timeouts);
+    let mut expired = false;
+    let mut draining = false;
+    let mut stopping = pin!(async move {
+        let _ = stop.wait_for(|stop| *stop >= Stop::Draining).await;
+        stop
+    });
+    let mut cutting: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
+    let served = std::future::poll_fn(|cx| {
+        if !draining && let Poll::Ready(mut stop) = stopping.as_mut().poll(cx) {
+            draining = true;
+            Pin::new(&mut conn).graceful_shutdown();
+            cutting = Some(Box::pin(async move {
+                let _ = stop.wait_for(|stop| *stop >= Stop::Cutting).await;
+            }));
+        }
+        if let Some(cutting) = &mut cutting
+            && cutting.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(false);
+        }
+        loop {
+            if let Poll::Ready(ended) = conn.poll_without_shutdown(cx) {
+                return Poll::Ready(ended.is_ok() || state.is_tunnel());
+            }
+            match ready!(watchdog.poll_expired(cx, &state)) {
+                Expired::Header | Expired::Idle if !expired => {
+                    // A head that has begun is answered; the second time there is no more patience.
+                    expired = true;
+                    state.expire();
+                }
+                _ => return Poll::Ready(false),
+            }
+        }
+    })
+    .await;
+    if !served {
+        return;
+    }
+    let mut io = conn.into_parts().io;
+    if state.is_tunnel() {
+        let (stream, read_ahead) = io.into_inner();
+        tunnel.hand_over(ClientStream { stream, read_ahead });
+    } else {
+        io.finish().await;
+    }
+}
+
+/// The whole response to a head that is too broken for the codec.
+fn answer_broken_head(violation: &Violation) -> Vec<u8> {
+    tracing::warn!(
+        target: "fencegate::access",
+        reason = violation.reason.as_str(),
+        detail = violation.detail,
+        "broken request refused"
+    );
+    problem::raw(&Refusal::new(violation.reason, violation.detail))
+}
+
+/// A client's stream that has left HTTP, and what was read from it beyond.
+#[derive(Debug)]
+pub struct ClientStream {
+    /// The stream.
+    pub stream: TcpStream,
+    /// What the client sent before it saw the 101.
+    pub read_ahead: Vec<u8>,
+}
+
+/// Where a tunnel gets its client's stream from, once the codec has let go of it.
+#[derive(Clone, Debug, Default)]
+pub struct TunnelSlot(Arc<Mutex<Option<oneshot::Sender<ClientStream>>>>);
+
+impl TunnelSlot {
+    /// Asks for the stream. It never comes where the connection ends before.
+    #[must_use]
+    pub fn wait(&self) -> oneshot::Receiver<ClientStream> {
+        let (sender, receiver) = oneshot::channel();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    fn hand_over(&self, stream: ClientStream) {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waiting) = waiting {
+            // Nobody waits any more: the stream is closed.
+            let _ = waiting.send(stream);
+        }
+    }
+}
+
+/// The gateway's service as one connection has it.
+struct ConnService<S> {
+    service: S,
+    state: Arc<ConnState>,
+    tunnel: TunnelSlot,
+    peer: Peer,
+    requests: AtomicU64,
+    most: Option<u64>,
+}
+
+impl<S> HyperService<Request<Incoming>> for ConnService<S>
+where
+    S: Service<Request<Incoming>, Response = Response<AccessBody>, Error = Infallible> + Clone,
+{
+    type Response = Response<ServingBody<AccessBody>>;
+    type Error = Infallible;
+    type Future = ConnFuture<S::Future>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let serving = self.state.serving();
+        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        request.extensions_mut().insert(self.peer.clone());
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(self.tunnel.clone());
+        }
+        ConnFuture {
+            future: self.service.clone().call(request),
+            state: Arc::clone(&self.state),
+            serving: Some(serving),
+            last: self.most.is_some_and(|most| number >= most),
+        }
+    }
+}
+
+pin_project! {
+    /// The answer to one request on a connection.
+    struct ConnFuture<F> {
+        #[pin]
+        future: F,
+        state: Arc<ConnState>,
+        serving: Option<Serving>,
+        last: bool,
+    }
+}
+
+impl<F> Future for ConnFuture<F>
+where
+    F: Future<Output = Result<Response<AccessBody>, Infallible>>,
+{
+    type Output = Result<Response<ServingBody<AccessBody>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = match ready!(this.future.poll(cx)) {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            this.state.tunnel();
+        } else if *this.last {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        let Some(serving) = this.serving.take() else {
+            return Poll::Pending;
+        };
+        Poll::Ready(Ok(response.map(|body| ServingBody::new(body, serving))))
+    }
+}

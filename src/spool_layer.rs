@@ -1,0 +1,164 @@
+//! The layer that receives bodies before the fence is asked (`fence.body: spool`).
+//!
+//! A slow upload then neither holds the lane nor reaches the upstream half-sent. A token that is
+//! stale by now is refused first, without reading the body.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use fencegate_filters::Refusal;
+use fencegate_filters::fence::Fence;
+use fencegate_filters::passage::Passage;
+use fencegate_filters::policy::Mode;
+use http::{Request, Response, header};
+use http_body::Body as _;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::body::RequestBody;
+use crate::route::Route;
+use crate::spool::Spool;
+
+/// Receives bodies whole where the route says so.
+#[derive(Clone)]
+pub struct SpoolLayer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    fence: Fence,
+    spool: Spool,
+    body_timeout: Option<Duration>,
+}
+
+impl SpoolLayer {
+    /// A layer that compares with `fence` first.
+    pub fn new(fence: Fence, spool: Spool, body_timeout: Option<Duration>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                fence,
+                spool,
+                body_timeout,
+            }),
+        }
+    }
+}
+
+impl<S> Layer<S> for SpoolLayer {
+    type Service = SpoolService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SpoolService {
+            shared: Arc::clone(&self.shared),
+            inner,
+        }
+    }
+}
+
+/// The service of [`SpoolLayer`].
+#[derive(Clone)]
+pub struct SpoolService<S> {
+    shared: Arc<Shared>,
+    inner: S,
+}
+
+type Received = Pin<Box<dyn Future<Output = Result<Request<RequestBody>, Refusal>> + Send>>;
+
+impl<S, RB> Service<Request<RequestBody>> for SpoolService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<RB>> + Clone,
+    S::Error: Into<Refusal>,
+{
+    type Response = Response<RB>;
+    type Error = Refusal;
+    type Future = ResponseFuture<S>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let spools = request
+            .extensions()
+            .get::<Arc<Route>>()
+            .is_some_and(|route| route.spool);
+        if !spools || request.body().is_end_stream() {
+            return ResponseFuture::Inner {
+                future: self.inner.call(request),
+            };
+        }
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        ResponseFuture::Receiving {
+            received: Box::pin(receive(Arc::clone(&self.shared), request)),
+            inner: Some(inner),
+        }
+    }
+}
+
+async fn receive(
+    shared: Arc<Shared>,
+    mut request: Request<RequestBody>,
+) -> Result<Request<RequestBody>, Refusal> {
+    let passage = Passage::of(&mut request);
+    let claim = passage.facts().claim.clone();
+    if let Some((claim, Mode::Enforce)) = claim {
+        shared.fence.compare(claim).await?;
+    }
+    let (mut head, body) = request.into_parts();
+    let spooled = shared.spool.receive(body, shared.body_timeout).await?;
+    // The client has been asked to go on by now.
+    head.headers.remove(header::EXPECT);
+    Ok(Request::from_parts(head, RequestBody::Spooled(spooled)))
+}
+
+pin_project! {
+    /// The future of [`SpoolService`].
+    #[project = Project]
+    pub enum ResponseFuture<S>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        /// Receives the body.
+        Receiving {
+            received: Received,
+            inner: Option<S>,
+        },
+        /// Waits for the inner service.
+        Inner {
+            #[pin]
+            future: S::Future,
+        },
+    }
+}
+
+impl<S, RB> Future for ResponseFuture<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<RB>>,
+    S::Error: Into<Refusal>,
+{
+    type Output = Result<Response<RB>, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let future = match self.as_mut().project() {
+                Project::Inner { future } => return future.poll(cx).map_err(Into::into),
+                Project::Receiving { received, inner } => {
+                    let request = match received.as_mut().poll(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(request) => request?,
+                    };
+                    let Some(mut inner) = inner.take() else {
+                        return Poll::Pending;
+                    };
+                    inner.call(request)
+                }
+            };
+            self.set(ResponseFuture::Inner { future });
+        }
+    }
+}

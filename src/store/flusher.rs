@@ -1,0 +1,171 @@
+//! The flusher: one thread that moves marks from memory into the index, and frees the log.
+//!
+//! In this order: the index has the marks durably, with a checkpoint; `CHECKPOINT` says the same;
+//! the segments before it are used again. At open the two checkpoints must agree, or be one step
+//! apart as a crash between the first two leaves them, so neither side can roll back unseen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fencegate_filters::Key;
+use fencegate_filters::store::Record;
+
+use super::disk::{is_no_space, replace};
+use super::files::{CHECKPOINT, Checkpoint};
+use super::index::{IndexError, IndexMark};
+use super::lock_mutex;
+use super::shared::{FailOnPanic, Shared};
+use super::table::Table;
+
+/// How long to wait before trying again for room.
+const NO_SPACE_WAIT: Duration = Duration::from_secs(1);
+
+enum Work {
+    Flush(Vec<Key>),
+    Resolve(Key),
+    MakeSpare,
+    Stop,
+}
+
+/// Why a flush did not come to its end.
+enum FlushError {
+    NoSpace,
+    Final(String),
+}
+
+impl From<IndexError> for FlushError {
+    fn from(error: IndexError) -> Self {
+        match error {
+            IndexError::NoSpace => Self::NoSpace,
+            error => Self::Final(error.to_string()),
+        }
+    }
+}
+
+impl FlushError {
+    fn of(what: &str, error: &std::io::Error) -> Self {
+        if is_no_space(error) {
+            Self::NoSpace
+        } else {
+            Self::Final(format!("{what}: {error}"))
+        }
+    }
+}
+
+/// Runs until the store is closed or fails.
+pub(super) fn run(shared: &Shared) {
+    let _guard = FailOnPanic(shared, "flusher");
+    loop {
+        match wait(shared) {
+            Work::Stop => return,
+            // A failure is remembered by `ask` itself.
+            Work::Resolve(key) => drop(shared.ask(&key)),
+            Work::MakeSpare => make_spare(shared),
+            Work::Flush(unresolved) => {
+                let flushed = flush(shared, &unresolved);
+                let mut memory = lock_mutex(&shared.memory);
+                memory.no_space = matches!(flushed, Err(FlushError::NoSpace));
+                drop(memory);
+                shared.room_wait.notify_all();
+                if let Err(FlushError::Final(why)) = flushed {
+                    shared.fail(&why);
+                }
+            }
+        }
+    }
+}
+
+fn wait(shared: &Shared) -> Work {
+    let mut memory = lock_mutex(&shared.memory);
+    let mut waited = false;
+    loop {
+        if memory.stop || shared.failed().is_some() {
+            return Work::Stop;
+        }
+        if let Some(frozen) = memory
+            .tables
+            .frozen
+            .as_deref()
+            .filter(|_| !memory.no_space || waited)
+        {
+            let unresolved = frozen.iter().filter(|entry| !entry.resolved);
+            return Work::Flush(unresolved.map(|entry| entry.key.clone()).collect());
+        }
+        if std::mem::take(&mut memory.wants_spare) {
+            return Work::MakeSpare;
+        }
+        if let Some((key, _)) = memory.tables.next_unresolved() {
+            return Work::Resolve(key);
+        }
+        if memory.no_space {
+            let timed = shared.flusher_wait.wait_timeout(memory, NO_SPACE_WAIT);
+            let (guard, timeout) = super::unpoisoned(timed);
+            memory = guard;
+            waited |= timeout.timed_out();
+        } else {
+            memory = super::unpoisoned(shared.flusher_wait.wait(memory));
+        }
+    }
+}
+
+/// Makes a segment ahead of need. Where that fails, the committer will try, and answer for it.
+fn make_spare(shared: &Shared) {
+    let mut segments = lock_mutex(&shared.segments);
+    if segments.spare.is_empty()
+        && let Err(error) = segments.add_spare()
+    {
+        tracing::warn!(%error, "no segment could be made in advance");
+    }
+}
+
+fn flush(shared: &Shared, unresolved: &[Key]) -> Result<(), FlushError> {
+    for key in unresolved {
+        let asked = shared.ask(key);
+        asked.map_err(|error| FlushError::Final(error.to_string()))?;
+    }
+    let (frozen, keys) = {
+        let memory = lock_mutex(&shared.memory);
+        let Some(frozen) = &memory.tables.frozen else {
+            return Ok(());
+        };
+        (Arc::clone(frozen), memory.tables.indexed + frozen.new)
+    };
+    let mark = IndexMark {
+        generation: lock_mutex(&shared.checkpoint).generation + 1,
+        sequence: frozen.last,
+        keys,
+    };
+    shared.index.apply(&sorted(&frozen), mark)?;
+    drop(frozen);
+    checkpoint(shared, mark)?;
+    lock_mutex(&shared.memory).tables.flushed(keys);
+    Ok(())
+}
+
+fn sorted(table: &Table) -> Vec<(&str, &Record)> {
+    let entries = table
+        .iter()
+        .map(|entry| (entry.key.as_str(), &entry.record));
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_unstable_by_key(|entry| entry.0);
+    entries
+}
+
+fn checkpoint(shared: &Shared, mark: IndexMark) -> Result<(), FlushError> {
+    let oldest = lock_mutex(&shared.segments).oldest_needed(mark.sequence);
+    let Some((segment, first)) = oldest.map(|live| (live.segment.id, live.first)) else {
+        return Err(FlushError::Final("the log has no segment".to_owned()));
+    };
+    let next = Checkpoint {
+        generation: mark.generation,
+        sequence: mark.sequence,
+        keys: mark.keys,
+        segment,
+        first,
+    };
+    replace(&*shared.disk, CHECKPOINT, &next.write(shared.id))
+        .map_err(|error| FlushError::of("writing CHECKPOINT", &error))?;
+    *lock_mutex(&shared.checkpoint) = next;
+    let recycled = lock_mutex(&shared.segments).recycle_before(segment);
+    recycled.map_err(|error| FlushError::of("recycling a segment", &error))
+}

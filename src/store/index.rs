@@ -1,0 +1,230 @@
+//! The index behind the log: all marks up to the last checkpoint, sorted, on disk.
+//!
+//! fjall is used through its ingestion alone: a sorted batch becomes a new, checksummed table that
+//! is synced and registered in one atomic step, checkpoint included. Its journal stays empty. So
+//! what its journal does badly (it takes some flipped bits for a torn tail, and cuts the file)
+//! cannot lose a mark, and what an ingestion returned from is durable.
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use fencegate_filters::store::Record;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+
+use super::disk::is_no_space;
+use super::files::{field, seal, unseal};
+use super::record::{decode_record, encode_record};
+
+/// The directory of the index, within the store's.
+pub(super) const INDEX: &str = "index";
+
+/// What the index says of itself, written in one step with the marks it speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IndexMark {
+    /// The checkpoint's generation.
+    pub(super) generation: u64,
+    /// The last sequence number of the log that it has.
+    pub(super) sequence: u64,
+    /// How many keys it has.
+    pub(super) keys: u64,
+}
+
+/// All marks up to a checkpoint.
+pub(super) trait Index: Send + Sync {
+    /// What it says of itself; `None` before the first `apply`.
+    fn mark(&self) -> Result<Option<IndexMark>, IndexError>;
+    /// The record of one key.
+    fn get(&self, key: &str) -> Result<Option<Record>, IndexError>;
+    /// Replaces the records of `entries`, which are sorted by key, and the mark, durably and as
+    /// one.
+    fn apply(&self, entries: &[(&str, &Record)], mark: IndexMark) -> Result<(), IndexError>;
+    /// Up to `limit` keys that start with `prefix` and sort after `after`, in order.
+    fn range(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Record)>, IndexError>;
+}
+
+/// Why the index did not do what it was asked.
+#[derive(Debug)]
+pub(super) enum IndexError {
+    /// There is no room, now.
+    NoSpace,
+    /// A value in it is not what was written.
+    Damaged(String),
+    /// The engine failed.
+    Engine(String),
+}
+
+impl fmt::Display for IndexError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSpace => f.write_str("no space left for the index"),
+            Self::Damaged(what) => write!(f, "the index is damaged: {what}"),
+            Self::Engine(what) => write!(f, "the index failed: {what}"),
+        }
+    }
+}
+
+impl From<fjall::Error> for IndexError {
+    fn from(error: fjall::Error) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(this) = cause {
+            if this.downcast_ref::<io::Error>().is_some_and(is_no_space) {
+                return Self::NoSpace;
+            }
+            cause = this.source();
+        }
+        Self::Engine(error.to_string())
+    }
+}
+
+/// Sorts before every key.
+const MARK_KEY: &[u8] = b"c";
+/// Before the text of each key.
+const KEY_PREFIX: u8 = b'k';
+
+fn index_key(text: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(text.len() + 1);
+    key.push(KEY_PREFIX);
+    key.extend_from_slice(text.as_bytes());
+    key
+}
+
+/// The index on fjall.
+pub(super) struct FjallIndex {
+    database: Database,
+    marks: Keyspace,
+}
+
+impl FjallIndex {
+    /// Opens the index in the store's `directory`, or makes it.
+    pub(super) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
+        let path: PathBuf = directory.join(INDEX);
+        guarded(|| {
+            // One worker can wait for a flush that only another would do.
+            let database = Database::builder(path)
+                .worker_threads(2)
+                .cache_size(cache_bytes)
+                .open()?;
+            let marks = database.keyspace("marks", || {
+                // Most keys that are asked for in vain would otherwise cost a read of the last
+                // level.
+                KeyspaceCreateOptions::default()
+                    .expect_point_read_hits(false)
+                    .max_memtable_size(16 << 20)
+            })?;
+            Ok(Self { database, marks })
+        })
+    }
+
+    fn decode(key: &[u8], value: &[u8]) -> Result<(String, Record), IndexError> {
+        let text = key.get(1..).and_then(|key| std::str::from_utf8(key).ok());
+        match (text, decode_record(value)) {
+            (Some(text), Some(record)) => Ok((text.to_owned(), record)),
+            _ => Err(IndexError::Damaged(format!(
+                "the record of {}",
+                String::from_utf8_lossy(key)
+            ))),
+        }
+    }
+}
+
+/// The engine asserts what it believes of its files. On damaged ones that must not take a thread
+/// of ours with it.
+fn guarded<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(IndexError::Engine("the engine panicked".to_owned())))
+}
+
+impl Index for FjallIndex {
+    fn mark(&self) -> Result<Option<IndexMark>, IndexError> {
+        let Some(bytes) = guarded(|| Ok(self.marks.get(MARK_KEY)?))? else {
+            return Ok(None);
+        };
+        let number = |name| field(unseal(&bytes)?, name)?.parse::<u64>().ok();
+        let mark = || {
+            let mark = IndexMark {
+                generation: number("generation")?,
+                sequence: number("sequence")?,
+                keys: number("keys")?,
+            };
+            Some((mark, number("engine")?))
+        };
+        let (mark, engine) =
+            mark().ok_or_else(|| IndexError::Damaged("its checkpoint".to_owned()))?;
+        // The engine tells newer values from older by its own counter. Should it ever begin that
+        // anew, older marks would hide newer ones.
+        if self.database.seqno() <= engine {
+            return Err(IndexError::Damaged(format!(
+                "the engine's counter fell from {engine} to {}",
+                self.database.seqno()
+            )));
+        }
+        Ok(Some(mark))
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Record>, IndexError> {
+        let key = index_key(key);
+        match guarded(|| Ok(self.marks.get(&key)?))? {
+            None => Ok(None),
+            Some(value) => Self::decode(&key, &value).map(|(_, record)| Some(record)),
+        }
+    }
+
+    fn apply(&self, entries: &[(&str, &Record)], mark: IndexMark) -> Result<(), IndexError> {
+        let IndexMark {
+            generation,
+            sequence,
+            keys,
+        } = mark;
+        guarded(|| {
+            let engine = self.database.seqno();
+            let text = format!(
+                "generation {generation}\nsequence {sequence}\nkeys {keys}\nengine {engine}\n"
+            );
+            let mut ingestion = self.marks.start_ingestion()?;
+            ingestion.write(MARK_KEY, seal(text))?;
+            let mut value = Vec::new();
+            for (key, record) in entries {
+                value.clear();
+                encode_record(record, &mut value)
+                    .map_err(|_| IndexError::Damaged(format!("the record of {key} is too long")))?;
+                ingestion.write(index_key(key), &*value)?;
+            }
+            Ok(ingestion.finish()?)
+        })
+    }
+
+    fn range(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Record)>, IndexError> {
+        let prefix = index_key(prefix);
+        let from = match after.map(index_key) {
+            // The least key that sorts after another is that key and a zero byte.
+            Some(mut after) if after >= prefix => {
+                after.push(0);
+                after
+            }
+            _ => prefix.clone(),
+        };
+        guarded(|| {
+            let mut found = Vec::new();
+            for entry in self.marks.range(from..).take(limit) {
+                let (key, value) = entry.into_inner()?;
+                if !key.starts_with(&prefix) {
+                    break;
+                }
+                found.push(Self::decode(&key, &value)?);
+            }
+            Ok(found)
+        })
+    }
+}

@@ -1,0 +1,266 @@
+//! The embedded store: marks on the disk of the gateway.
+//!
+//! An acknowledgement waits for a small log alone: everything pending becomes one frame, written
+//! over blocks that were zeroed in advance, and one sync. Marks are then in memory, and move into
+//! an index behind the log when a segment or two are full, upon which the segments are used again.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `frame`, `segment`, `scan`, `log` | the log: its format, its files, reading and appending |
+//! | `committer`, `flusher`, `reader` | the threads |
+//! | `table`, `index` | marks in memory, and on disk |
+//! | `engine` | open and close |
+//! | `files`, `rules`, `lock` | the small files of the directory |
+//! | `disk` | the seam to the file system |
+//! | `tools` | verify, export, import, stats |
+
+mod committer;
+mod disk;
+mod engine;
+mod error;
+mod files;
+mod flusher;
+mod frame;
+mod index;
+mod lock;
+mod log;
+mod medium;
+mod reader;
+mod record;
+mod rules;
+mod scan;
+mod segment;
+mod shared;
+mod table;
+pub mod tools;
+
+#[cfg(test)]
+mod sim;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, LockResult, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use fencegate_filters::Key;
+use fencegate_filters::store::{Raise, Record, Reply, Store, StoreError};
+
+use self::disk::{Directory, create_dir_durably};
+use self::engine::{Engine, Settings};
+pub use self::error::OpenError;
+use self::index::{FjallIndex, INDEX, Index, IndexError};
+use self::lock::Lock;
+pub use self::medium::volatile_medium;
+pub use self::rules::NamespaceRules;
+use self::shared::Tuning;
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory. It is created, parents included, unless `require_existing` is set.
+    pub path: PathBuf,
+    /// Refuse a directory that has no store, which would be one without any marks.
+    pub require_existing: bool,
+    /// Memory for blocks of the index, in bytes.
+    pub cache_bytes: u64,
+    /// The length of one segment of the log, in bytes. One commit must fit into it.
+    pub segment_bytes: usize,
+    /// How many segments fill before their marks move into the index.
+    pub flush_segments: usize,
+    /// How many keys gather in memory before they do.
+    pub memory_keys: usize,
+    /// Threads that read the index.
+    pub readers: usize,
+    /// How long nothing is committed before the end of the log is sealed.
+    pub idle: Duration,
+}
+
+impl Options {
+    /// The defaults, for a store in `path`.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            require_existing: false,
+            cache_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
+            flush_segments: 4,
+            memory_keys: 200_000,
+            readers: 2,
+            idle: Duration::from_millis(100),
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            path: self.path.clone(),
+            require_existing: self.require_existing,
+            segment_bytes: self.segment_bytes,
+            readers: self.readers,
+            tuning: Tuning {
+                flush_segments: self.flush_segments.max(1),
+                memory_keys: self.memory_keys.max(1),
+                idle: self.idle,
+            },
+        }
+    }
+}
+
+/// Marks in a directory, which it holds locked for as long as it lives.
+///
+/// Dropped without [`close`](Self::close), it is as after a crash: nothing acknowledged is lost,
+/// and [`was_clean`](Self::was_clean) says `false` at the next opening.
+pub struct EmbeddedStore {
+    engine: Engine,
+    // After the engine: the directory is let go of when its threads have ended.
+    lock: Lock,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `options.path`, or makes one. Blocks until every acknowledged mark can
+    /// be read.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenError`] says.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let path = &options.path;
+        if options.require_existing && !path.is_dir() {
+            return Err(OpenError::Missing { path: path.clone() });
+        }
+        create_dir_durably(path).map_err(|error| OpenError::io(path, error))?;
+        let lock = Lock::take(path)?;
+        let disk = Arc::new(Directory::new(path));
+        let open_index = |fresh| open_index(path, fresh, options.cache_bytes);
+        let engine = Engine::open(disk, &open_index, &options.settings())?;
+        Ok(Self { engine, lock })
+    }
+
+    /// Whether the store was closed with `close(true)` the last time. A new one counts as clean.
+    #[must_use]
+    pub const fn was_clean(&self) -> bool {
+        self.engine.was_clean
+    }
+
+    /// When the lock was taken: since then no other process has used the store.
+    #[must_use]
+    pub const fn opened_at(&self) -> Instant {
+        self.lock.taken_at
+    }
+
+    /// Runs `hook` once, on the failing thread, when the store fails for good; at once where it
+    /// has already. It is given what failed.
+    pub fn on_failure(&self, hook: impl FnOnce(Arc<str>) + Send + 'static) {
+        self.engine.shared.on_failure(Box::new(hook));
+    }
+
+    /// Answers what is pending, then ends. With `clean`, the next opening will find that nothing
+    /// was in flight. The directory stays locked until the store is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Where the store had failed, could not be closed cleanly, or was closed before.
+    pub fn close(&self, clean: bool) -> Result<(), StoreError> {
+        self.engine.close(clean)
+    }
+
+    /// The rules that were put last for a namespace.
+    ///
+    /// # Errors
+    ///
+    /// Where the store has failed.
+    pub fn rules(&self, namespace: &str) -> Result<Option<NamespaceRules>, StoreError> {
+        self.working()?;
+        Ok(self.engine.rules.get(namespace))
+    }
+
+    /// The rules of all namespaces.
+    ///
+    /// # Errors
+    ///
+    /// Where the store has failed.
+    pub fn all_rules(&self) -> Result<BTreeMap<String, NamespaceRules>, StoreError> {
+        self.working()?;
+        Ok(self.engine.rules.all())
+    }
+
+    /// Makes the rules of a namespace durable. Blocks for a few syncs.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSpace`] where there is no room; any other failure is final.
+    pub fn put_rules(&self, namespace: &str, rules: &NamespaceRules) -> Result<(), StoreError> {
+        self.working()?;
+        let shared = &self.engine.shared;
+        let put = self.engine.rules.put(&*shared.disk, namespace, rules);
+        put.map_err(|error| match disk::is_no_space(&error) {
+            true => StoreError::NoSpace,
+            false => shared.fail(&format!("writing {}: {error}", files::RULES)),
+        })
+    }
+
+    fn working(&self) -> Result<(), StoreError> {
+        self.engine.shared.failed().map_or(Ok(()), Err)
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn read(&self, key: &Key, reply: Reply<Option<Record>>) {
+        self.engine.shared.read(key, reply);
+    }
+
+    fn commit(&self, raises: Vec<Raise>, reply: Reply<()>) {
+        self.engine.shared.commit(raises, reply);
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Record)>, StoreError> {
+        self.engine.list(prefix, after, limit)
+    }
+
+    /// Exact. Reads the disk only for keys that were committed without having been read before.
+    fn len(&self) -> u64 {
+        self.engine.len()
+    }
+}
+
+impl fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedStore")
+            .field("was_clean", &self.was_clean())
+            .finish_non_exhaustive()
+    }
+}
+
+fn open_index(
+    path: &std::path::Path,
+    fresh: bool,
+    cache_bytes: u64,
+) -> Result<Arc<dyn Index>, IndexError> {
+    let directory = path.join(INDEX);
+    if fresh && directory.exists() {
+        std::fs::remove_dir_all(&directory)
+            .map_err(|error| IndexError::Engine(error.to_string()))?;
+    }
+    if !fresh && !directory.is_dir() {
+        // The engine would make a new one.
+        return Err(IndexError::Damaged("it is missing".to_owned()));
+    }
+    let index = FjallIndex::open(path, cache_bytes)?;
+    Ok(Arc::new(index))
+}
+
+/// Locks a mutex whose holders leave nothing half done when they panic: a thread of ours that
+/// does so fails the store.
+fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    unpoisoned(mutex.lock())
+}
+
+fn unpoisoned<T>(result: LockResult<T>) -> T {
+    result.unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,213 @@
+//! How a record is written, in the log and in the index, and how two records of one key merge.
+//!
+//! ```text
+//! record = epoch u64, counter u64, flags u8, [ holder length u16, holder ]     ; little endian
+//! raise  = key length u16, key, record
+//! ```
+
+use std::sync::Arc;
+
+use fencegate_filters::store::{Binding, Raise, Record};
+use fencegate_filters::{Key, Token};
+
+const BINDING: u8 = 0b011;
+const UNBOUND: u8 = 0;
+const NOBODY: u8 = 1;
+const HOLDER: u8 = 2;
+const DRAINING: u8 = 0b100;
+
+/// Appends `record` to `out`. Fails, and appends nothing, where the holder is too long to write.
+pub(super) fn encode_record(record: &Record, out: &mut Vec<u8>) -> Result<(), TooLong> {
+    let (binding, holder) = match &record.holder {
+        Binding::Unbound => (UNBOUND, None),
+        Binding::Nobody => (NOBODY, None),
+        Binding::Holder(name) => (
+            HOLDER,
+            Some((u16::try_from(name.len()).map_err(|_| TooLong)?, name)),
+        ),
+    };
+    let draining = if record.draining { DRAINING } else { 0 };
+    out.extend_from_slice(&record.mark.epoch().to_le_bytes());
+    out.extend_from_slice(&record.mark.counter().to_le_bytes());
+    out.push(binding | draining);
+    if let Some((length, name)) = holder {
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(name.as_bytes());
+    }
+    Ok(())
+}
+
+/// Appends a key and its record to `out`. Fails, and appends nothing, where one is too long.
+pub(super) fn encode_raise(raise: &Raise, out: &mut Vec<u8>) -> Result<(), TooLong> {
+    let before = out.len();
+    let key = raise.key.as_str();
+    let length = u16::try_from(key.len()).map_err(|_| TooLong)?;
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(key.as_bytes());
+    encode_record(&raise.record, out).inspect_err(|_| out.truncate(before))
+}
+
+/// A key or a holder is longer than 65,535 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLong;
+
+/// Reads one record; `None` where the bytes are not exactly one.
+pub(super) fn decode_record(bytes: &[u8]) -> Option<Record> {
+    let mut rest = Reader(bytes);
+    let record = rest.record()?;
+    rest.0.is_empty().then_some(record)
+}
+
+/// Reads raises until the bytes end; `None` where they are anything else.
+pub(super) fn decode_raises(bytes: &[u8], mut each: impl FnMut(Raise)) -> Option<u32> {
+    let mut rest = Reader(bytes);
+    let mut count = 0_u32;
+    while !rest.0.is_empty() {
+        let length = rest.u16()?;
+        let key = Key::from_text(rest.text(length)?);
+        let record = rest.record()?;
+        each(Raise { key, record });
+        count = count.checked_add(1)?;
+    }
+    Some(count)
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn text(&mut self, length: u16) -> Option<&'a str> {
+        let (head, rest) = self.0.split_at_checked(length.into())?;
+        self.0 = rest;
+        std::str::from_utf8(head).ok()
+    }
+
+    fn record(&mut self) -> Option<Record> {
+        let epoch = u64::from_le_bytes(self.array()?);
+        let counter = u64::from_le_bytes(self.array()?);
+        let [flags] = self.array::<1>()?;
+        let holder = match flags & BINDING {
+            UNBOUND => Binding::Unbound,
+            NOBODY => Binding::Nobody,
+            HOLDER => {
+                let length = self.u16()?;
+                Binding::Holder(Arc::from(self.text(length)?))
+            }
+            _ => return None,
+        };
+        if flags & !(BINDING | DRAINING) != 0 {
+            return None;
+        }
+        Some(Record {
+            mark: Token::new(epoch, counter).unwrap_or(Token::NONE),
+            holder,
+            draining: flags & DRAINING != 0,
+        })
+    }
+}
+
+/// Merges `new` into `old`: the higher mark wins, then the one that is bound.
+///
+/// Of two records that are equal in both, `old` stays, but `draining` stays set if either has it:
+/// holding back once too often after a crash is safe. So applying a record twice, or an older one
+/// late, changes nothing.
+pub(super) fn merge(old: &mut Record, new: Record) {
+    let bound = |record: &Record| record.holder != Binding::Unbound;
+    match new.mark.cmp(&old.mark) {
+        std::cmp::Ordering::Less => {}
+        std::cmp::Ordering::Greater => *old = new,
+        std::cmp::Ordering::Equal => {
+            old.draining |= new.draining;
+            if bound(&new) && !bound(old) {
+                old.holder = new.holder;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(counter: u64, holder: Binding, draining: bool) -> Record {
+        Record {
+            mark: Token::new(7, counter).unwrap(),
+            holder,
+            draining,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let records = [
+            record(1, Binding::Unbound, false),
+            record(u64::MAX, Binding::Nobody, true),
+            record(3, Binding::Holder("pod-7".into()), true),
+        ];
+        let mut bytes = Vec::new();
+        for (n, record) in records.iter().enumerate() {
+            let mut one = Vec::new();
+            encode_record(record, &mut one).unwrap();
+            assert_eq!(decode_record(&one).as_ref(), Some(record));
+            assert_eq!(decode_record(&one[..one.len() - 1]), None);
+            let key = Key::from_text(&format!("objects/{n}"));
+            let record = record.clone();
+            encode_raise(&Raise { key, record }, &mut bytes).unwrap();
+        }
+        let mut read = Vec::new();
+        assert_eq!(decode_raises(&bytes, |raise| read.push(raise)), Some(3));
+        assert_eq!(read[2].key.as_str(), "objects/2");
+        assert_eq!(read[2].record, records[2]);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let mut bytes = Vec::new();
+        let key = Key::from_text("objects/1");
+        let record = record(9, Binding::Holder("h".into()), false);
+        encode_raise(&Raise { key, record }, &mut bytes).unwrap();
+        for at in 0..bytes.len() {
+            for value in 0..=255 {
+                let mut bytes = bytes.clone();
+                bytes[at] = value;
+                let _ = decode_raises(&bytes, |_| ());
+                let _ = decode_raises(&bytes[..at], |_| ());
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_too_long_appends_nothing() {
+        let mut bytes = vec![1];
+        let key = Key::from_text(&"k".repeat(70_000));
+        let record = record(9, Binding::Unbound, false);
+        assert_eq!(
+            encode_raise(&Raise { key, record }, &mut bytes),
+            Err(TooLong)
+        );
+        assert_eq!(bytes, [1]);
+    }
+
+    #[test]
+    fn marks_only_rise_and_bindings_only_bind() {
+        let mut known = record(5, Binding::Unbound, false);
+        merge(&mut known, record(4, Binding::Nobody, true));
+        assert_eq!(known, record(5, Binding::Unbound, false));
+        merge(&mut known, record(5, Binding::Holder("a".into()), true));
+        assert_eq!(known, record(5, Binding::Holder("a".into()), true));
+        merge(&mut known, record(5, Binding::Nobody, false));
+        merge(&mut known, record(5, Binding::Holder("b".into()), false));
+        assert_eq!(known, record(5, Binding::Holder("a".into()), true));
+        merge(&mut known, record(6, Binding::Unbound, false));
+        assert_eq!(known, record(6, Binding::Unbound, false));
+    }
+}

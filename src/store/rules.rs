@@ -1,0 +1,56 @@
+//! The fingerprints of each namespace's rules, in one small file.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::{Disk, replace};
+use super::files::{RULES, seal, unseal};
+use super::lock_mutex;
+
+/// What a namespace's keys were made by, and how long its upstreams may work on what is unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceRules {
+    /// Each rule's name and its canonical text.
+    pub fingerprint: BTreeMap<String, String>,
+    /// The longest settle of the upstreams that the namespace reaches.
+    pub settle: Duration,
+}
+
+/// By namespace.
+#[derive(Default)]
+pub(super) struct Rules(Mutex<BTreeMap<String, NamespaceRules>>);
+
+impl Rules {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let rules = serde_json::from_str(unseal(bytes)?).ok()?;
+        Some(Self(Mutex::new(rules)))
+    }
+
+    pub(super) fn get(&self, namespace: &str) -> Option<NamespaceRules> {
+        lock_mutex(&self.0).get(namespace).cloned()
+    }
+
+    pub(super) fn all(&self) -> BTreeMap<String, NamespaceRules> {
+        lock_mutex(&self.0).clone()
+    }
+
+    /// Replaces the rules of one namespace, durably.
+    pub(super) fn put(
+        &self,
+        disk: &dyn Disk,
+        namespace: &str,
+        rules: &NamespaceRules,
+    ) -> std::io::Result<()> {
+        let mut all = lock_mutex(&self.0);
+        let mut next = all.clone();
+        next.insert(namespace.to_owned(), rules.clone());
+        let mut text = serde_json::to_string_pretty(&next).map_err(std::io::Error::other)?;
+        text.push('\n');
+        replace(disk, RULES, &seal(text))?;
+        *all = next;
+        Ok(())
+    }
+}

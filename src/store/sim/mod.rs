@@ -1,0 +1,333 @@
+//! The store on a simulated disk: crashes at every operation, and every kind of failure.
+
+mod disk;
+
+use std::collections::BTreeMap;
+use std::panic::catch_unwind;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use fencegate_filters::store::{Binding, Raise, Record, Reply, StoreError};
+use fencegate_filters::{Key, Token};
+
+use self::disk::{Faults, Random, SimDisk, open_index};
+use super::engine::{Engine, Settings};
+use super::error::OpenError;
+use super::shared::Tuning;
+
+fn settings() -> Settings {
+    Settings {
+        path: "sim".into(),
+        require_existing: false,
+        segment_bytes: 16 << 10,
+        readers: 1,
+        tuning: Tuning {
+            flush_segments: 1,
+            memory_keys: 40,
+            idle: Duration::from_millis(1),
+        },
+    }
+}
+
+fn open(disk: &SimDisk) -> Result<Engine, OpenError> {
+    let index = |fresh| Ok(open_index(disk, fresh));
+    Engine::open(Arc::new(disk.clone()), &index, &settings())
+}
+
+fn raise(key: &str, counter: u64) -> Raise {
+    Raise {
+        key: Key::from_text(key),
+        record: Record {
+            mark: Token::new(0, counter).unwrap(),
+            holder: Binding::Unbound,
+            draining: false,
+        },
+    }
+}
+
+fn commit(engine: &Engine, raises: Vec<Raise>) -> Result<(), StoreError> {
+    let (sender, receiver) = mpsc::channel();
+    let reply = Reply::new(move |result| drop(sender.send(result)));
+    engine.shared.commit(raises, reply);
+    receiver.recv().unwrap()
+}
+
+fn read(engine: &Engine, key: &str) -> Result<u64, StoreError> {
+    let (sender, receiver) = mpsc::channel();
+    let reply = Reply::new(move |result| drop(sender.send(result)));
+    engine.shared.read(&Key::from_text(key), reply);
+    let record: Option<Record> = receiver.recv().unwrap()?;
+    Ok(record.map_or(0, |record| record.mark.counter()))
+}
+
+/// What was acknowledged, and what was asked for.
+#[derive(Clone, Default)]
+struct History {
+    acknowledged: BTreeMap<String, u64>,
+    counter: u64,
+    /// The last close that said it was done was a clean one, and nothing came after.
+    clean: bool,
+}
+
+/// Commits pairs of keys, with texts that fill segments quickly, until one fails.
+fn work(engine: &Engine, history: &mut History, random: &mut Random, commits: usize) -> bool {
+    history.clean = false;
+    for _ in 0..commits {
+        history.counter += 1;
+        let key = format!("n/{}-{}", random.below(60), "x".repeat(random.below(700)));
+        let pair = [format!("{key}-a"), format!("{key}-b")];
+        if random.below(3) == 0 && read(engine, &pair[0]).is_err() {
+            return false;
+        }
+        let raises = pair.iter().map(|key| raise(key, history.counter));
+        if commit(engine, raises.collect()).is_err() {
+            return false;
+        }
+        for key in pair {
+            history.acknowledged.insert(key, history.counter);
+        }
+    }
+    true
+}
+
+/// Every acknowledged mark is there, no mark is one that nobody asked for, pairs are whole.
+fn check(engine: &Engine, history: &History) {
+    let listed = engine.list("", None, usize::MAX).unwrap();
+    let marks: BTreeMap<_, _> = listed
+        .iter()
+        .map(|(key, record)| (key.as_str(), record.mark.counter()))
+        .collect();
+    assert_eq!(engine.len(), marks.len() as u64);
+    for (key, least) in &history.acknowledged {
+        let found = read(engine, key).unwrap();
+        assert!(found >= *least && found <= history.counter, "{key}");
+        assert_eq!(marks.get(key.as_str()), Some(&found));
+    }
+    for (key, mark) in &marks {
+        if let Some(stem) = key.strip_suffix("-a") {
+            assert_eq!(
+                marks.get(&*format!("{stem}-b")),
+                Some(mark),
+                "half a commit"
+            );
+        }
+    }
+}
+
+/// Opens, works, and crashes, again and again; panics where a promise is broken.
+fn lives(seed: u64, faults: Faults) {
+    let mut random = Random::new(seed);
+    let mut disk = SimDisk::default();
+    let mut history = History::default();
+    for _ in 0..8 {
+        let crash_after = Some(random.below(260) as u64);
+        disk.set(Faults {
+            crash_after,
+            ..faults
+        });
+        if let Ok(engine) = open(&disk) {
+            assert!(!history.clean || engine.was_clean || history.counter == 0);
+            assert!(history.clean || !engine.was_clean || history.counter == 0);
+            let commits = random.below(90);
+            if work(&engine, &mut history, &mut random, commits) && random.below(3) == 0 {
+                history.clean = engine.close(true).is_ok();
+            }
+        } else {
+            history.clean = false;
+        }
+        disk = match random.below(3) {
+            0 => disk.after_kill(),
+            _ => disk.after_power_loss(&mut random),
+        };
+        let clean = history.clean;
+        let engine = open(&disk).unwrap_or_else(|error| panic!("refused after a crash: {error}"));
+        assert!(!clean || engine.was_clean, "a clean close was forgotten");
+        check(&engine, &history);
+        history.clean = random.below(2) == 0;
+        engine.close(history.clean).unwrap();
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_in_many_lives() {
+    // More of them, now and then, by hand.
+    let seeds = std::env::var("FENCEGATE_SIM_SEEDS").ok();
+    let seeds = seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(40);
+    for seed in 0..seeds {
+        if let Err(panic) = catch_unwind(|| lives(seed, Faults::default())) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn the_simulation_notices_a_missing_sync() {
+    let lies = [
+        Faults {
+            lying_syncs: true,
+            ..Faults::default()
+        },
+        Faults {
+            lying_dir_syncs: true,
+            ..Faults::default()
+        },
+    ];
+    for faults in lies {
+        let noticed = |seed| catch_unwind(|| lives(seed, faults)).is_err();
+        assert!((0..40).any(noticed));
+    }
+}
+
+#[test]
+fn a_crash_at_any_operation_keeps_what_was_acknowledged() {
+    for crash_after in 0.. {
+        let mut random = Random::new(crash_after + 1);
+        let (disk, mut history) = (SimDisk::default(), History::default());
+        disk.set(Faults {
+            crash_after: Some(crash_after),
+            ..Faults::default()
+        });
+        let done = open(&disk).is_ok_and(|engine| {
+            work(&engine, &mut history, &mut random, 40) && engine.close(true).is_ok()
+        });
+        let whole = disk.operations() <= crash_after;
+        for found in [disk.after_power_loss(&mut random), disk.after_kill()] {
+            let engine = open(&found)
+                .unwrap_or_else(|error| panic!("refused after operation {crash_after}: {error}"));
+            check(&engine, &history);
+            assert!(!done || engine.was_clean);
+            let mut after = history.clone();
+            assert!(work(&engine, &mut after, &mut random, 3));
+        }
+        if whole {
+            return;
+        }
+    }
+}
+
+#[test]
+fn no_room_is_said_and_passes() {
+    let (disk, mut random) = (SimDisk::default(), Random::new(3));
+    let mut history = History::default();
+    let engine = open(&disk).unwrap();
+    for _ in 0..20 {
+        disk.set(Faults {
+            no_space: true,
+            ..Faults::default()
+        });
+        let before = read(&engine, "n/full").unwrap();
+        let refused = commit(&engine, vec![raise("n/full", 1 << 40)]);
+        assert_eq!(refused, Err(StoreError::NoSpace));
+        assert_eq!(read(&engine, "n/full"), Ok(before));
+        disk.set(Faults::default());
+        assert!(work(&engine, &mut history, &mut random, 5));
+        // What is torn by the refusal must not be taken for damage.
+        let engine = open(&disk.after_kill()).unwrap();
+        check(&engine, &history);
+    }
+}
+
+#[test]
+fn a_failed_sync_is_final() {
+    let disk = SimDisk::default();
+    let engine = open(&disk).unwrap();
+    commit(&engine, vec![raise("n/1", 1)]).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    engine
+        .shared
+        .on_failure(Box::new(move |why| drop(sender.send(why))));
+    disk.set(Faults {
+        failing_syncs: true,
+        ..Faults::default()
+    });
+    let failed = commit(&engine, vec![raise("n/1", 2)]);
+    assert!(matches!(failed, Err(StoreError::Unavailable(_))));
+    assert!(receiver.recv().unwrap().contains("syncing segment-"));
+    disk.set(Faults::default());
+    let operations = disk.operations();
+    assert_eq!(commit(&engine, vec![raise("n/1", 3)]), failed);
+    assert!(read(&engine, "n/1").is_err());
+    assert!(engine.list("", None, 1).is_err());
+    assert!(engine.close(true).is_err());
+    assert_eq!(disk.operations(), operations, "nothing is tried again");
+    let (sender, receiver) = mpsc::channel();
+    let late = Box::new(move |why| drop(sender.send(why)));
+    engine.shared.on_failure(late);
+    receiver.try_recv().unwrap();
+    assert!(!open(&disk.after_kill()).unwrap().was_clean);
+}
+
+#[test]
+fn a_failed_write_is_final() {
+    let disk = SimDisk::default();
+    let engine = open(&disk).unwrap();
+    disk.set(Faults {
+        failing_writes: true,
+        ..Faults::default()
+    });
+    assert!(commit(&engine, vec![raise("n/1", 2)]).is_err());
+    disk.set(Faults::default());
+    assert!(commit(&engine, vec![raise("n/1", 2)]).is_err());
+}
+
+#[test]
+fn short_and_interrupted_writes_are_finished() {
+    let (disk, mut random) = (SimDisk::default(), Random::new(5));
+    disk.set(Faults {
+        short_writes: true,
+        ..Faults::default()
+    });
+    let mut history = History::default();
+    let engine = open(&disk).unwrap();
+    assert!(work(&engine, &mut history, &mut random, 20));
+    engine.close(true).unwrap();
+    check(
+        &open(&disk.after_power_loss(&mut random)).unwrap(),
+        &history,
+    );
+}
+
+#[test]
+fn any_flipped_bit_is_refused_or_harmless() {
+    let (disk, mut history) = (SimDisk::default(), History::default());
+    let engine = open(&disk).unwrap();
+    for n in 1..=3 {
+        commit(&engine, vec![raise("n/a", n), raise("n/b", n)]).unwrap();
+        history.acknowledged.insert("n/a".into(), n);
+        history.acknowledged.insert("n/b".into(), n);
+        history.counter = n;
+    }
+    engine.close(true).unwrap();
+    drop(engine);
+    let mut refused = 0;
+    for name in ["FORMAT", "CHECKPOINT", "CLEAN", "segment-000000000001"] {
+        let mut length = 0;
+        disk.with(name, |bytes| length = bytes.len());
+        for bit in 0..length * 8 {
+            // Most of the segment is zeros: of those, one in a while will do.
+            let mut zero = false;
+            let near = |bytes: &mut Vec<u8>| {
+                let (from, to) = ((bit / 8).saturating_sub(8), (bit / 8 + 8).min(length));
+                zero = bytes[from..to].iter().all(|&byte| byte == 0);
+            };
+            disk.with(name, near);
+            if zero && bit % 1021 != 0 {
+                continue;
+            }
+            for marker in [true, false] {
+                let damaged = disk.after_kill();
+                damaged.with(name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+                if !marker && name != "CLEAN" {
+                    damaged.with("CLEAN", Vec::clear);
+                }
+                match open(&damaged) {
+                    Ok(engine) => check(&engine, &history),
+                    Err(OpenError::Corrupt { .. } | OpenError::Version { .. }) => refused += 1,
+                    Err(error) => panic!("{name}, bit {bit}: {error}"),
+                }
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}

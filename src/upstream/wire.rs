@@ -1,0 +1,125 @@
+//! What one upstream connection knows of the request that is on it.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+/// Why a request body could not be read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum UploadError {
+    /// The client went away or broke the framing.
+    Client = 1,
+    /// The body is above `limits.body`.
+    TooLarge = 2,
+    /// The client sent nothing for `timeouts.body`.
+    TooSlow = 3,
+}
+
+/// The progress of a request, shared by its body, the socket under the codec and the exchange.
+///
+/// All three run in one task at a time; the atomics are there because that task may be another
+/// thread's when a newer token takes the connection away.
+#[derive(Debug, Default)]
+pub struct Wire {
+    body_ended: AtomicBool,
+    sent_whole: AtomicBool,
+    stopped: AtomicBool,
+    may_continue: AtomicBool,
+    waits_for_client: AtomicBool,
+    progressed: AtomicBool,
+    upload_error: AtomicU8,
+}
+
+impl Wire {
+    /// A new request begins; `empty` tells that it has no body, `held` that its body must wait for
+    /// the upstream's `100 Continue`.
+    pub fn begin(&self, empty: bool, held: bool) {
+        self.body_ended.store(empty, Ordering::Relaxed);
+        self.sent_whole.store(false, Ordering::Relaxed);
+        self.stopped.store(false, Ordering::Relaxed);
+        self.may_continue.store(!held, Ordering::Relaxed);
+        self.waits_for_client.store(false, Ordering::Relaxed);
+        self.progressed.store(false, Ordering::Relaxed);
+        self.upload_error.store(0, Ordering::Relaxed);
+    }
+
+    /// The body has been handed to the codec whole.
+    pub fn body_has_ended(&self) {
+        self.body_ended.store(true, Ordering::Relaxed);
+        self.waits_for_client.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the body has been handed to the codec whole.
+    pub fn body_ended(&self) -> bool {
+        self.body_ended.load(Ordering::Relaxed)
+    }
+
+    /// The codec has nothing left to write.
+    pub fn flushed(&self) {
+        if self.body_ended() {
+            self.sent_whole.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether the request has been handed to the socket whole.
+    pub fn sent_whole(&self) -> bool {
+        self.sent_whole.load(Ordering::Acquire)
+    }
+
+    /// Nothing more of the body is to be sent.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing more of the body is to be sent.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// The upstream wants the body, or did not say so in time.
+    pub fn go_on(&self) {
+        self.may_continue.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the body may be sent.
+    pub fn may_continue(&self) -> bool {
+        self.may_continue.load(Ordering::Relaxed)
+    }
+
+    /// Whether the next piece of the body has to come from the client first.
+    pub fn set_waits_for_client(&self, waits: bool) {
+        self.waits_for_client.store(waits, Ordering::Relaxed);
+    }
+
+    /// See [`Self::set_waits_for_client`].
+    pub fn waits_for_client(&self) -> bool {
+        self.waits_for_client.load(Ordering::Relaxed)
+    }
+
+    /// Something was read from the client or written to the upstream.
+    pub fn progress(&self) {
+        self.progressed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there was progress since the last call.
+    pub fn take_progress(&self) -> bool {
+        self.progressed.load(Ordering::Relaxed) && {
+            self.progressed.store(false, Ordering::Relaxed);
+            true
+        }
+    }
+
+    /// The body failed.
+    pub fn upload_failed(&self, error: UploadError) {
+        self.upload_error.store(error as u8, Ordering::Relaxed);
+    }
+
+    /// Why the body failed, if it did.
+    pub fn upload_error(&self) -> Option<UploadError> {
+        match self.upload_error.load(Ordering::Relaxed) {
+            1 => Some(UploadError::Client),
+            2 => Some(UploadError::TooLarge),
+            3 => Some(UploadError::TooSlow),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What a connection is doing: shared by the adapter below the codec, the service above it, and
+//! the driver that polls both. Atomics only on the way of an ordinary request.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Nothing has arrived yet.
+    Fresh,
+    /// Between two requests.
+    Idle,
+    /// A head has begun to arrive.
+    Head,
+    /// A head has been handed to the codec, its body not yet to the end.
+    Body,
+    /// A request has arrived whole; its response is not yet written.
+    InService,
+    /// It carries another protocol.
+    Tunnel,
+    /// A refusal is being written, or the connection lingers.
+    Closing,
+}
+
+/// The state of one connection. Times are kept in microseconds since it was accepted.
+#[derive(Debug)]
+pub struct ConnState {
+    accepted: Instant,
+    phase: AtomicU8,
+    head_since: AtomicU64,
+    last_read: AtomicU64,
+    last_progress: AtomicU64,
+    /// Zero: no write is pending.
+    write_blocked_since: AtomicU64,
+    answered: AtomicBool,
+    tunnel: AtomicBool,
+    expired: AtomicBool,
+    /// Set only while bytes of a next request are held back.
+    held: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl ConnState {
+    /// The state of a connection that has just been accepted.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            accepted: Instant::now(),
+            phase: AtomicU8::new(Phase::Fresh as u8),
+            head_since: AtomicU64::new(0),
+            last_read: AtomicU64::new(0),
+            last_progress: AtomicU64::new(0),
+            write_blocked_since: AtomicU64::new(0),
+            answered: AtomicBool::new(true),
+            tunnel: AtomicBool::new(false),
+            expired: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        })
+    }
+
+    /// What the connection is doing.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        const ALL: [Phase; 7] = [
+            Phase::Fresh,
+            Phase::Idle,
+            Phase::Head,
+            Phase::Body,
+            Phase::InService,
+            Phase::Tunnel,
+            Phase::Closing,
+        ];
+        let phase = self.phase.load(Ordering::Acquire);
+        ALL.get(usize::from(phase))
+            .copied()
+            .unwrap_or(Phase::Closing)
+    }
+
+    /// Whether the body of the request in service has arrived whole.
+    #[must_use]
+    pub fn body_complete(&self) -> bool {
+        self.phase() != Phase::Body
+    }
+
+    /// When bytes last came from the client.
+    #[must_use]
+    pub fn last_read(&self) -> Instant {
+        self.at(self.last_read.load(Ordering::Relaxed))
+    }
+
+    /// When bytes last went either way.
+    #[must_use]
+    pub fn last_progress(&self) -> Instant {
+        self.at(self.last_progress.load(Ordering::Relaxed))
+    }
+
+    /// When the first byte of the head arrived that is being read now, or was last.
+    #[must_use]
+    pub fn head_since(&self) -> Instant {
+        self.at(self.head_since.load(Ordering::Relaxed))
+    }
+
+    /// Since when a write waits for the client without having moved a byte.
+    #[must_use]
+    pub fn write_blocked_since(&self) -> Option<Instant> {
+        match self.write_blocked_since.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(self.at(micros)),
+        }
+    }
+
+    /// When it was accepted.
+    #[must_use]
+    pub fn accepted(&self) -> Instant {
+        self.accepted
+    }
+
+    /// Marks the current request as being served, until the guard is dropped.
+    ///
+    /// The service takes one for *every* request, and keeps it to the end of the response's body
+    /// (see [`ServingBody`]): what a client sent behind a request stays below the codec until then.
+    #[must_use]
+    pub fn serving(self: &Arc<Self>) -> Serving {
+        Serving(Arc::clone(self))
+    }
+
+    /// The request in service is being answered with 101, so what follows it is another protocol.
+    /// To be called before the response is handed to the codec. Without it, what follows is HTTP.
+    pub fn tunnel(&self) {
+        self.tunnel.store(true, Ordering::Release);
+    }
+
+    /// The time for a head, or between requests, is over. When the codec's connection is polled
+    /// the next time, a head that has begun is refused with 408, and the connection ends.
+    pub fn expire(&self) {
+        self.expired.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Self::tunnel`] was called.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_expired(&self) -> bool {
+        self.expired.load(Ordering::Acquire)
+    }
+
+    /// Whether the response to the last request was handed to the codec whole.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Counted from now, not from the last read: the head may have waited here for its turn.
+    pub(super) fn head_began(&self) {
+        self.head_since.store(self.now(), Ordering::Relaxed);
+        self.set_phase(Phase::Head);
+    }
+
+    /// A head has passed: the service above will see a request.
+    pub(super) fn request_began(&self) {
+        self.answered.store(false, Ordering::Release);
+    }
+
+    pub(super) fn has_read(&self) {
+        let now = self.now();
+        self.last_read.store(now, Ordering::Relaxed);
+        self.last_progress.store(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_written(&self) {
+        self.last_progress.store(self.now(), Ordering::Relaxed);
+        self.write_blocked_since.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn write_blocked(&self) {
+        if self.write_blocked_since.load(Ordering::Relaxed) == 0 {
+            self.write_blocked_since
+                .store(self.now().max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Asks for a wake-up when the request in service is answered. Whoever asks must look once
+    /// more afterwards.
+    pub(super) fn hold(&self, cx: &Context<'_>) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        self.held.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn release(&self) {
+        if self.held.load(Ordering::SeqCst) && self.held.swap(false, Ordering::SeqCst) {
+            let waker = self
+                .waker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.accepted.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn at(&self, micros: u64) -> Instant {
+        self.accepted + Duration::from_micros(micros)
+    }
+}
+
+/// A request is being served. Dropping it says that its response has been handed over whole, or
+/// that there will be none.
+#[derive(Debug)]
+pub struct Serving(Arc<ConnState>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.answered.store(true, Ordering::SeqCst);
+        self.0.release();
+    }
+}
+
+pin_project! {
+    /// A response's body that carries [`Serving`] to its end.
+    #[derive(Debug)]
+    pub struct ServingBody<B> {
+        #[pin]
+        body: B,
+        serving: Serving,
+    }
+}
+
+impl<B> ServingBody<B> {
+    /// Binds `serving` to the life of `body`.
+    pub fn new(body: B, serving: Serving) -> Self {
+        Self { body, serving }
+    }
+}
+
+impl<B: Body> Body for ServingBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

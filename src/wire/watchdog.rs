@@ -1,0 +1,115 @@
+//! The clock over a client's connection: one timer, set anew only when it fires or is too late.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{ConnState, Phase};
+
+/// How long a client may take. `None` switches a limit off.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnTimeouts {
+    /// From the first byte of a head to its end; on a new connection, from accept.
+    pub header: Option<Duration>,
+    /// Between two requests.
+    pub idle: Option<Duration>,
+    /// How long a write may wait without moving a byte.
+    pub write_stall: Option<Duration>,
+}
+
+impl Default for ConnTimeouts {
+    fn default() -> Self {
+        Self {
+            header: Some(Duration::from_secs(10)),
+            idle: Some(Duration::from_secs(60)),
+            write_stall: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// Which time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// The client was too slow with a head.
+    Header,
+    /// No further request came.
+    Idle,
+    /// The client does not read what it is sent.
+    WriteStall,
+}
+
+/// Watches one connection. A request on a connection that is kept busy arms no timer: the one from
+/// before fires at some time, finds that there was progress, and is set anew.
+#[derive(Debug)]
+pub struct Watchdog {
+    timeouts: ConnTimeouts,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watchdog {
+    /// A watchdog that has seen nothing yet.
+    #[must_use]
+    pub fn new(timeouts: ConnTimeouts) -> Self {
+        Self {
+            timeouts,
+            sleep: None,
+        }
+    }
+
+    /// Ready when a time is over. To be polled after the connection, in the same task, whenever
+    /// that was polled.
+    pub fn poll_expired(&mut self, cx: &mut Context<'_>, state: &ConnState) -> Poll<Expired> {
+        loop {
+            let due = self.timeouts.due(state);
+            match (&mut self.sleep, due) {
+                (None, None) => return Poll::Pending,
+                (None, Some((at, _))) => self.sleep = Some(Box::pin(sleep_until(at))),
+                (Some(sleep), Some((at, _))) if at < sleep.deadline() => sleep.as_mut().reset(at),
+                _ => {}
+            }
+            let Some(sleep) = &mut self.sleep else {
+                return Poll::Pending;
+            };
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            match due {
+                Some((at, expired)) if at <= sleep.deadline() => return Poll::Ready(expired),
+                Some((at, _)) => sleep.as_mut().reset(at),
+                None => self.sleep = None,
+            }
+        }
+    }
+}
+
+impl ConnTimeouts {
+    /// The earliest time that may be over, and which.
+    fn due(&self, state: &ConnState) -> Option<(Instant, Expired)> {
+        let phase = match state.phase() {
+            Phase::Fresh => due(Some(state.accepted()), self.header, Expired::Header),
+            Phase::Head => due(Some(state.head_since()), self.header, Expired::Header),
+            Phase::Idle => due(Some(state.last_progress()), self.idle, Expired::Idle),
+            // Handed to the codec whole, and nothing of it waits for the client.
+            Phase::InService if state.is_answered() && state.write_blocked_since().is_none() => {
+                due(Some(state.last_progress()), self.idle, Expired::Idle)
+            }
+            Phase::Body | Phase::InService | Phase::Tunnel | Phase::Closing => None,
+        };
+        let write = due(
+            state.write_blocked_since(),
+            self.write_stall,
+            Expired::WriteStall,
+        );
+        phase.into_iter().chain(write).min_by_key(|(at, _)| *at)
+    }
+}
+
+fn due(
+    since: Option<Instant>,
+    timeout: Option<Duration>,
+    expired: Expired,
+) -> Option<(Instant, Expired)> {
+    Some((since?.checked_add(timeout?)?, expired))
+}

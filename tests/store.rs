@@ -1,0 +1,612 @@
+//! The embedded store over its public face: real files, real kills.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use fencegate::store::{EmbeddedStore, NamespaceRules, OpenError, Options, tools};
+use fencegate_filters::store::{Binding, Raise, Record, Reply, Store, StoreError};
+use fencegate_filters::{Key, Token};
+
+const CHILD: &str = "FENCEGATE_STORE_TEST_CHILD";
+
+fn options(path: &Path) -> Options {
+    Options {
+        segment_bytes: 64 << 10,
+        flush_segments: 2,
+        memory_keys: 500,
+        cache_bytes: 1 << 20,
+        ..Options::new(path)
+    }
+}
+
+fn open(path: &Path) -> EmbeddedStore {
+    EmbeddedStore::open(&options(path)).unwrap()
+}
+
+fn raise(key: &str, counter: u64) -> Raise {
+    Raise {
+        key: Key::from_text(key),
+        record: Record {
+            mark: Token::new(0, counter).unwrap(),
+            holder: Binding::Unbound,
+            draining: false,
+        },
+    }
+}
+
+fn reply<T: Send + 'static>() -> (Reply<T>, mpsc::Receiver<Result<T, StoreError>>) {
+    let (sender, receiver) = mpsc::channel();
+    let reply = Reply::new(move |result| drop(sender.send(result)));
+    (reply, receiver)
+}
+
+fn commit(store: &EmbeddedStore, raises: Vec<Raise>) -> Result<(), StoreError> {
+    let (reply, receiver) = reply();
+    store.commit(raises, reply);
+    receiver.recv().unwrap()
+}
+
+fn read(store: &EmbeddedStore, key: &str) -> Option<Record> {
+    let (reply, receiver) = reply();
+    store.read(&Key::from_text(key), reply);
+    receiver.recv().unwrap().unwrap()
+}
+
+fn mark(store: &EmbeddedStore, key: &str) -> u64 {
+    read(store, key).map_or(0, |record| record.mark.counter())
+}
+
+/// The marks of a small store, closed, in a directory that goes with the value.
+fn small(keys: u64) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 16 << 10,
+        ..options(directory.path())
+    };
+    let store = EmbeddedStore::open(&options).unwrap();
+    for n in 1..=keys {
+        commit(&store, vec![raise(&format!("n/{n}"), n)]).unwrap();
+    }
+    store.close(true).unwrap();
+    directory
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn segments(directory: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().path()).collect();
+    names.retain(|path| path.to_string_lossy().contains("segment-"));
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_committed_is_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let nested = directory.path().join("a/b/c");
+    let store = open(&nested);
+    assert!(store.is_empty() && store.was_clean());
+    assert_eq!(read(&store, "n/1"), None);
+    let mut bound = raise("n/1", 34);
+    bound.record.holder = Binding::Holder("pod-7".into());
+    bound.record.draining = true;
+    commit(&store, vec![bound.clone(), raise("n/2", 1)]).unwrap();
+    commit(&store, vec![raise("n/1", 33)]).unwrap();
+    assert_eq!(read(&store, "n/1").as_ref(), Some(&bound.record));
+    store.close(true).unwrap();
+    drop(store);
+    let store = open(&nested);
+    assert_eq!(read(&store, "n/1"), Some(bound.record));
+    assert_eq!((mark(&store, "n/2"), store.len()), (1, 2));
+}
+
+#[test]
+fn clean_means_closed_cleanly_just_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    assert!(open(path).was_clean(), "a new store");
+    assert!(!open(path).was_clean(), "one that was dropped");
+    open(path).close(false).unwrap();
+    let store = open(path);
+    assert!(!store.was_clean(), "one that was closed unclean");
+    store.close(true).unwrap();
+    assert!(store.close(true).is_err(), "closed twice");
+    drop(store);
+    let marker = fs::read(path.join("CLEAN")).unwrap();
+    let store = open(path);
+    assert!(store.was_clean());
+    assert!(
+        !path.join("CLEAN").exists(),
+        "it is gone while the store is open"
+    );
+    drop(store);
+    fs::write(path.join("CLEAN"), &marker).unwrap();
+    assert!(!open(path).was_clean(), "an old marker");
+    open(path).close(true).unwrap();
+    let mut marker = fs::read(path.join("CLEAN")).unwrap();
+    marker[40] ^= 1;
+    fs::write(path.join("CLEAN"), &marker).unwrap();
+    assert!(!open(path).was_clean(), "a damaged marker");
+}
+
+#[test]
+fn a_second_opening_names_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let error = EmbeddedStore::open(&options(directory.path())).unwrap_err();
+    let pid = std::process::id();
+    assert!(matches!(error, OpenError::Locked { pid: Some(found), .. } if found == pid));
+    assert!(
+        error.to_string().contains(&format!("process {pid}")),
+        "{error}"
+    );
+    assert!(matches!(
+        tools::verify(directory.path()).unwrap_err(),
+        tools::ToolError::Open(OpenError::Locked { .. })
+    ));
+    drop(store);
+    open(directory.path());
+}
+
+#[test]
+fn require_existing_refuses_what_has_no_store() {
+    let directory = tempfile::tempdir().unwrap();
+    for path in [directory.path().to_owned(), directory.path().join("none")] {
+        let options = Options {
+            require_existing: true,
+            ..options(&path)
+        };
+        let error = EmbeddedStore::open(&options).unwrap_err();
+        assert!(matches!(error, OpenError::Missing { .. }), "{error}");
+        assert!(error.to_string().contains("require_existing"));
+        assert!(tools::stats(&path).is_err());
+    }
+    drop(open(directory.path()));
+    let options = Options {
+        require_existing: true,
+        ..options(directory.path())
+    };
+    EmbeddedStore::open(&options).unwrap();
+}
+
+#[test]
+fn another_version_is_refused_by_name() {
+    let directory = small(1);
+    fs::write(directory.path().join("FORMAT"), "fencegate-store 9\n").unwrap();
+    let error = EmbeddedStore::open(&options(directory.path())).unwrap_err();
+    assert!(matches!(&error, OpenError::Version { found, .. } if found == "9"));
+    assert!(error.to_string().contains("\"9\""), "{error}");
+}
+
+#[test]
+fn missing_parts_are_damage_and_not_a_new_store() {
+    let parts = ["FORMAT", "CHECKPOINT", "index", "segment-000000000001"];
+    for part in parts {
+        let directory = small(3);
+        let path = directory.path().join(part);
+        match path.is_dir() {
+            true => fs::remove_dir_all(path).unwrap(),
+            false => fs::remove_file(path).unwrap(),
+        }
+        let error = EmbeddedStore::open(&options(directory.path())).unwrap_err();
+        assert!(
+            matches!(error, OpenError::Corrupt { .. }),
+            "{part}: {error}"
+        );
+        assert!(
+            error.to_string().contains("fencegate store verify"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn an_index_or_a_checkpoint_of_before_is_refused() {
+    for part in ["index", "CHECKPOINT"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        open(&path).close(true).unwrap();
+        let old = directory.path().join("old");
+        copy(&path, &old);
+        let store = open(&path);
+        for round in 0..8 {
+            let raises = (0..400).map(|n| raise(&format!("n/{round}-{n}"), 1));
+            commit(&store, raises.collect()).unwrap();
+        }
+        store.close(true).unwrap();
+        drop(store);
+        let (from, to) = (old.join(part), path.join(part));
+        if from.is_dir() {
+            fs::remove_dir_all(&to).unwrap();
+            copy(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+        let error = EmbeddedStore::open(&options(&path)).unwrap_err();
+        assert!(
+            matches!(error, OpenError::Corrupt { .. }),
+            "{part}: {error}"
+        );
+    }
+}
+
+/// Opens a damaged copy: it refuses, or has all marks of `small(keys)` up to `known`.
+fn refuses_or_knows(path: &Path, known: u64, what: &str) -> bool {
+    let store = match EmbeddedStore::open(&options(path)) {
+        Ok(store) => store,
+        Err(OpenError::Corrupt { .. } | OpenError::Version { .. }) => return false,
+        Err(error) => panic!("{what}: {error}"),
+    };
+    for n in 1..=known {
+        assert_eq!(mark(&store, &format!("n/{n}")), n, "{what}");
+    }
+    true
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_loses_only_what_was_torn() {
+    let directory = small(6);
+    let segment = segments(directory.path()).remove(0);
+    let bytes = fs::read(&segment).unwrap();
+    // Seals stand at block starts; the frames of the marks follow the first.
+    let frames: Vec<usize> = (0..bytes.len())
+        .step_by(8)
+        .filter(|&at| bytes[at..].starts_with(&[0xfe, b'f', b'g', 0xff]))
+        .collect();
+    let (&last, &seal) = match &frames[..] {
+        [.., last, seal] => (last, seal),
+        _ => panic!("no frames: {frames:?}"),
+    };
+    assert_eq!(seal % 4096, 0);
+    let end = last + 32 + 2 + 3 + 17;
+    let template = directory.path();
+    for cut in last..end {
+        let torn = tempfile::tempdir().unwrap();
+        copy(template, torn.path());
+        let mut bytes = bytes.clone();
+        bytes[cut..].fill(0);
+        fs::write(torn.path().join(segment.file_name().unwrap()), bytes).unwrap();
+        // As a crash leaves it: without the marker, which would tell that the end is missing.
+        fs::remove_file(torn.path().join("CLEAN")).unwrap();
+        assert!(refuses_or_knows(torn.path(), 5, &format!("cut at {cut}")));
+        assert!(refuses_or_knows(
+            torn.path(),
+            5,
+            &format!("cut at {cut}, again")
+        ));
+    }
+    let torn = tempfile::tempdir().unwrap();
+    copy(template, torn.path());
+    let mut bytes = bytes.clone();
+    bytes[end - 1..].fill(0);
+    fs::write(torn.path().join(segment.file_name().unwrap()), bytes).unwrap();
+    assert!(!refuses_or_knows(
+        torn.path(),
+        6,
+        "torn, but closed cleanly"
+    ));
+}
+
+#[test]
+fn no_flipped_bit_lowers_a_mark() {
+    let directory = small(4);
+    let mut refused = 0;
+    let mut files = segments(directory.path());
+    files.extend(["FORMAT", "CHECKPOINT"].map(|name| directory.path().join(name)));
+    for file in files {
+        let bytes = fs::read(&file).unwrap();
+        // Where all is zero, all bits are alike.
+        let places = (0..bytes.len()).filter(|&at| bytes[at] != 0);
+        for (n, at) in places.step_by(2).enumerate() {
+            let flipped = tempfile::tempdir().unwrap();
+            copy(directory.path(), flipped.path());
+            // Also without the marker, which would give some of it away.
+            if n % 3 == 0 {
+                fs::remove_file(flipped.path().join("CLEAN")).unwrap();
+            }
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1 << (n % 8);
+            fs::write(flipped.path().join(file.file_name().unwrap()), bytes).unwrap();
+            let what = format!("{} at {at}", file.display());
+            refused += u32::from(!refuses_or_knows(flipped.path(), 4, &what));
+        }
+    }
+    assert!(refused > 20, "{refused}");
+}
+
+#[test]
+fn a_zeroed_stale_or_misplaced_block_is_noticed() {
+    let directory = small(300);
+    let segment = segments(directory.path()).remove(0);
+    let bytes = fs::read(&segment).unwrap();
+    let block = |n: usize| n * 4096..(n + 1) * 4096;
+    let damages: [&dyn Fn(&mut Vec<u8>); 3] = [
+        &|bytes| bytes[block(2)].fill(0),
+        &|bytes| bytes.copy_within(block(1), block(2).start),
+        &|bytes| bytes.copy_within(block(3), block(2).start),
+    ];
+    for (n, damage) in damages.into_iter().enumerate() {
+        let damaged = tempfile::tempdir().unwrap();
+        copy(directory.path(), damaged.path());
+        let mut bytes = bytes.clone();
+        damage(&mut bytes);
+        fs::write(damaged.path().join(segment.file_name().unwrap()), bytes).unwrap();
+        let error = EmbeddedStore::open(&options(damaged.path())).unwrap_err();
+        let OpenError::Corrupt { file, offset, .. } = &error else {
+            panic!("damage {n}: {error}");
+        };
+        assert!(file.starts_with("segment-") && offset.is_some(), "{error}");
+        assert!(tools::verify(damaged.path()).is_err());
+    }
+}
+
+#[test]
+fn segments_are_used_again_and_nothing_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut counter = 0;
+    for round in 0..3 {
+        let store = open(directory.path());
+        for _ in 0..60 {
+            counter += 1;
+            let raises = (0..100).map(|n| raise(&format!("n/{n:03}-{round}"), counter));
+            commit(&store, raises.collect()).unwrap();
+        }
+        assert_eq!(store.len(), 100 * (round + 1));
+        store.close(round % 2 == 0).unwrap();
+    }
+    let store = open(directory.path());
+    for round in 0..3 {
+        assert_eq!(mark(&store, &format!("n/007-{round}")), 60 * (round + 1));
+    }
+    assert_eq!(store.len(), 300);
+    store.close(true).unwrap();
+    drop(store);
+    assert!(segments(directory.path()).len() < 10);
+    let report = tools::verify(directory.path()).unwrap();
+    assert_eq!((report.keys, report.clean), (300, true));
+    assert!(report.checkpoint > 0 && report.last > 180, "{report:?}");
+}
+
+#[test]
+fn many_at_once_are_all_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                for n in 1..=50 {
+                    let own = format!("n/own-{thread}-{n}");
+                    let raises = vec![raise("n/shared", thread * 50 + n), raise(&own, n)];
+                    commit(store, raises).unwrap();
+                    assert_eq!(mark(store, &own), n);
+                }
+            });
+        }
+    });
+    assert_eq!((store.len(), mark(&store, "n/shared")), (401, 400));
+}
+
+#[test]
+fn lists_memory_and_index_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for n in (0..1500).rev() {
+        let raises = vec![raise(&format!("a/{n:04}"), n + 1), raise("b/1", n + 1)];
+        commit(&store, raises).unwrap();
+    }
+    let (mut seen, mut after) = (Vec::new(), None::<String>);
+    loop {
+        let chunk = store.list("a/", after.as_deref(), 97).unwrap();
+        let Some((last, _)) = chunk.last() else { break };
+        after = Some(last.as_str().to_owned());
+        seen.extend(chunk);
+    }
+    assert_eq!(seen.len(), 1500);
+    for (n, (key, record)) in seen.iter().enumerate() {
+        assert_eq!(key.as_str(), format!("a/{n:04}"));
+        assert_eq!(record.mark.counter(), n as u64 + 1);
+    }
+    assert_eq!(store.list("", None, 0).unwrap(), []);
+    assert_eq!(store.list("c", None, 9).unwrap(), []);
+    assert_eq!(
+        (store.list("", None, 9999).unwrap().len(), store.len()),
+        (1501, 1501)
+    );
+}
+
+#[test]
+fn a_commit_too_long_is_refused_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let raises = (0..9000).map(|n| raise(&format!("n/{n}"), 1));
+    assert!(matches!(
+        commit(&store, raises.collect()),
+        Err(StoreError::Unavailable(_))
+    ));
+    let key = "k".repeat(70_000);
+    assert!(matches!(
+        commit(&store, vec![raise(&key, 1)]),
+        Err(StoreError::Unavailable(_))
+    ));
+    commit(&store, vec![raise("n/1", 1)]).unwrap();
+    assert_eq!(store.len(), 1);
+}
+
+#[test]
+fn rules_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let rules = NamespaceRules {
+        fingerprint: BTreeMap::from([("objects".into(), "key={id}".into())]),
+        settle: Duration::from_millis(1500),
+    };
+    let store = open(directory.path());
+    assert_eq!(store.rules("objects"), Ok(None));
+    store.put_rules("objects", &rules).unwrap();
+    store
+        .put_rules("other", &NamespaceRules::default())
+        .unwrap();
+    drop(store);
+    let store = open(directory.path());
+    assert_eq!(store.rules("objects"), Ok(Some(rules)));
+    assert_eq!(store.all_rules().unwrap().len(), 2);
+    drop(store);
+    let path = directory.path().join("RULES");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[9] ^= 4;
+    fs::write(&path, bytes).unwrap();
+    assert!(EmbeddedStore::open(&options(directory.path())).is_err());
+}
+
+#[test]
+fn an_export_is_imported_whole_and_only_raises() {
+    let directory = tempfile::tempdir().unwrap();
+    let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+    let store = open(&from);
+    let mut bound = raise("n/bound", 7);
+    bound.record.holder = Binding::Holder("pod".into());
+    bound.record.draining = true;
+    let mut nobody = raise("n/nobody", u64::MAX);
+    nobody.record.holder = Binding::Nobody;
+    commit(
+        &store,
+        vec![raise("n/1", 5), raise("n/2", 5), bound, nobody],
+    )
+    .unwrap();
+    store.close(true).unwrap();
+    drop(store);
+    let mut lines = Vec::new();
+    assert_eq!(tools::export(&from, &mut lines).unwrap(), 4);
+    let text = String::from_utf8(lines.clone()).unwrap();
+    let first = r#"{"key":"n/1","token":"5","holder":null,"draining":false}"#;
+    assert_eq!(text.lines().next(), Some(first));
+
+    let store = open(&to);
+    commit(&store, vec![raise("n/1", 9)]).unwrap();
+    store.close(true).unwrap();
+    drop(store);
+    assert_eq!(tools::import(&to, &mut &*lines).unwrap(), 4);
+    assert!(tools::stats(&to).unwrap().clean);
+    let mut again = Vec::new();
+    tools::export(&to, &mut again).unwrap();
+    let expected = text.replace(r#""n/1","token":"5""#, r#""n/1","token":"9""#);
+    assert_eq!(String::from_utf8(again).unwrap(), expected);
+    assert_eq!(tools::verify(&to).unwrap().keys, 4);
+}
+
+#[test]
+fn a_bad_line_imports_nothing() {
+    let bad = [
+        "{",
+        r#"{"key":"n/1"}"#,
+        r#"{"key":"n/1","token":5}"#,
+        r#"{"key":"n/1","token":"0"}"#,
+        r#"{"key":"n/1","token":"+5"}"#,
+        r#"{"key":"none","token":"5"}"#,
+        r#"{"key":"n/","token":"5"}"#,
+        r#"{"key":"n/1","token":"5","holder":"a b"}"#,
+        r#"{"key":"n/1","token":"5","extra":1}"#,
+    ];
+    for line in bad {
+        let directory = tempfile::tempdir().unwrap();
+        let text = format!("{{\"key\":\"n/1\",\"token\":\"5\"}}\n\n{line}\n");
+        let error = tools::import(directory.path(), &mut text.as_bytes()).unwrap_err();
+        assert!(error.to_string().starts_with("line 3: "), "{line}: {error}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let error = tools::import(directory.path(), &mut &b"\xff\n"[..]).unwrap_err();
+    assert!(matches!(error, tools::ToolError::Line { number: 1, .. }));
+}
+
+/// Not a test by itself: what `survives_being_killed` starts, and kills.
+#[test]
+fn child_under_load() {
+    let Ok(path) = std::env::var(CHILD) else {
+        return;
+    };
+    let store = open(Path::new(&path));
+    let first = mark(&store, "n/0");
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let store = &store;
+            scope.spawn(move || {
+                for counter in first + 1.. {
+                    let key = format!("n/{thread}");
+                    let many = (0..20)
+                        .map(|n| raise(&format!("m/{thread}-{n}-{}", counter % 97), counter));
+                    let raises = many.chain([raise(&key, counter)]).collect();
+                    commit(store, raises).unwrap();
+                    // One write, so that lines of two threads do not mix.
+                    let line = format!("ack {thread} {counter}\n");
+                    std::io::stderr().write_all(line.as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn survives_being_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut acknowledged = [0_u64; 4];
+    for round in 0..10 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["child_under_load", "--exact", "--nocapture"])
+            .env(CHILD, directory.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        // Killed after a number of answers, so after a different number of system calls each time.
+        let stop = 150 + 37 * round;
+        for (n, line) in lines.map_while(Result::ok).enumerate() {
+            let mut words = line.split(' ');
+            assert_eq!(words.next(), Some("ack"), "{line}");
+            let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
+            // The last line may be cut short by the kill: then its number is lower, never higher.
+            if let (Some(thread), Some(counter)) = (number(), number()) {
+                let best = &mut acknowledged[usize::try_from(thread).unwrap()];
+                *best = counter.max(*best);
+            }
+            if n == stop {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        let store = open(directory.path());
+        assert!(!store.was_clean());
+        for (thread, &least) in acknowledged.iter().enumerate() {
+            let found = mark(&store, &format!("n/{thread}"));
+            assert!(found >= least, "round {round}: {found} < {least}");
+            let (key, counter) = (format!("m/{thread}-7-{}", least % 97), least);
+            assert!(mark(&store, &key) >= counter, "one commit, one frame");
+        }
+    }
+    assert!(acknowledged.iter().all(|&counter| counter > 0));
+    tools::verify(directory.path()).unwrap();
+}
