@@ -144,7 +144,8 @@ impl Admin {
         if !health {
             self.check_token(request.headers())?;
         }
-        let known = health || path == "/metrics" || path == "/v1/keys" || path.starts_with("/v1/keys/");
+        let known =
+            health || path == "/metrics" || path == "/v1/keys" || path.starts_with("/v1/keys/");
         if !known {
             return Err(Refusal::new(
                 Reason::NoRoute,
@@ -152,22 +153,37 @@ impl Admin {
             ));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let refusal = Refusal::new(Reason::MethodNotAllowed, "Only GET and HEAD are known here.");
+            let refusal = Refusal::new(
+                Reason::MethodNotAllowed,
+                "Only GET and HEAD are known here.",
+            );
             return Err(refusal.with_allow(Arc::new(HeaderValue::from_static("GET, HEAD"))));
         }
         match path {
-            "/livez" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into())),
-            "/readyz" if self.gateway.ready.load(Ordering::SeqCst) => {
-                Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()))
-            }
-            "/readyz" => Err(Refusal::new(Reason::ShuttingDown, "Not ready: starting or stopping.")),
+            "/livez" => Ok(text(
+                StatusCode::OK,
+                "text/plain; charset=utf-8",
+                "ok\n".into(),
+            )),
+            "/readyz" if self.gateway.ready.load(Ordering::SeqCst) => Ok(text(
+                StatusCode::OK,
+                "text/plain; charset=utf-8",
+                "ok\n".into(),
+            )),
+            "/readyz" => Err(Refusal::new(
+                Reason::ShuttingDown,
+                "Not ready: starting or stopping.",
+            )),
             "/metrics" => {
                 let metrics = self.gateway.metrics.render(&self.gateway.fence);
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 Ok(text(StatusCode::OK, kind, metrics))
             }
             "/v1/keys" => self.list(request.uri().query().unwrap_or_default()).await,
-            _ => self.key(path.strip_prefix("/v1/keys/").unwrap_or_default()).await,
+            _ => {
+                self.key(path.strip_prefix("/v1/keys/").unwrap_or_default())
+                    .await
+            }
         }
     }
 
@@ -175,7 +191,9 @@ impl Admin {
     /// it makes resolve to this machine.
     fn check_site(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let forbidden = |detail: &'static str| Refusal::new(Reason::Forbidden, detail);
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
         if !host.is_some_and(|host| self.is_own(host)) {
             return Err(forbidden(
                 "The admin API answers only to localhost, to IP addresses, and to the host it is bound to.",
@@ -188,9 +206,9 @@ impl Admin {
         if origin.is_some_and(|origin| origin.is_none() || origin != host) {
             return Err(forbidden("The admin API answers no other site."));
         }
-        let cross_site = headers.get("sec-fetch-site").is_some_and(|site| {
-            site != "same-origin" && site != "none"
-        });
+        let cross_site = headers
+            .get("sec-fetch-site")
+            .is_some_and(|site| site != "same-origin" && site != "none");
         if cross_site {
             return Err(forbidden("The admin API answers no other site."));
         }
@@ -202,7 +220,9 @@ impl Admin {
             return false;
         };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || bare.parse::<IpAddr>().is_ok() || self.host.as_deref() == Some(&*host)
+        host == "localhost"
+            || bare.parse::<IpAddr>().is_ok()
+            || self.host.as_deref() == Some(&*host)
     }
 
     fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -237,9 +257,13 @@ impl Admin {
                 "prefix" => prefix = value,
                 "after" => after = Some(value),
                 "limit" => {
-                    limit = value.parse().ok().filter(|limit| (1..=MOST_LISTED).contains(limit)).ok_or_else(
-                        || Refusal::new(Reason::BadRequest, "limit is a number from 1 to 1000."),
-                    )?;
+                    limit = value
+                        .parse()
+                        .ok()
+                        .filter(|limit| (1..=MOST_LISTED).contains(limit))
+                        .ok_or_else(|| {
+                            Refusal::new(Reason::BadRequest, "limit is a number from 1 to 1000.")
+                        })?;
                 }
                 _ => {
                     return Err(Refusal::new(
@@ -254,7 +278,10 @@ impl Admin {
         let mut views = blocking(move || fence.keys(&prefix, after.as_deref(), limit + 1)).await?;
         let more = views.len() > limit;
         views.truncate(limit);
-        let next = views.last().filter(|_| more).map(|view| view.key.to_string());
+        let next = views
+            .last()
+            .filter(|_| more)
+            .map(|view| view.key.to_string());
         let keys = views.into_iter().map(KeyAnswer::from).collect();
         json(&Listing { keys, next })
     }

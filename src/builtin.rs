@@ -63,7 +63,10 @@ async fn serve(stream: UnixStream, objects: Objects) {
         let answer = tokio::spawn(answer(request, Arc::clone(&objects)));
         async move {
             let answer = answer.await.unwrap_or_else(|_| {
-                text(StatusCode::INTERNAL_SERVER_ERROR, "the store gave up on the request")
+                text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the store gave up on the request",
+                )
             });
             Ok::<_, Infallible>(answer)
         }
@@ -82,7 +85,12 @@ async fn answer(request: Request<Incoming>, objects: Objects) -> Response<Full<B
     };
     let body = match Limited::new(body, LARGEST).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(_) => return text(StatusCode::BAD_REQUEST, "the body broke off or is above 64 MiB"),
+        Err(_) => {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "the body broke off or is above 64 MiB",
+            );
+        }
     };
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
@@ -102,7 +110,10 @@ async fn answer(request: Request<Incoming>, objects: Objects) -> Response<Full<B
             None => text(StatusCode::NOT_FOUND, "no such object"),
         },
         _ => {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "PUT, GET, HEAD and DELETE only");
+            let mut response = text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "PUT, GET, HEAD and DELETE only",
+            );
             let allowed = HeaderValue::from_static("PUT, GET, HEAD, DELETE");
             response.headers_mut().insert(header::ALLOW, allowed);
             response
@@ -148,7 +159,14 @@ mod tests {
         assert_eq!(delay(""), Ok(Duration::ZERO));
         assert_eq!(delay("a=b&delay=250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(delay("delay=2s"), Ok(Duration::from_secs(2)));
-        for wrong in ["delay=", "delay=2", "delay=-1s", "delay=2h", "delay=601s", "delay=ms"] {
+        for wrong in [
+            "delay=",
+            "delay=2",
+            "delay=-1s",
+            "delay=2h",
+            "delay=601s",
+            "delay=ms",
+        ] {
             assert!(delay(wrong).is_err(), "{wrong}");
         }
     }

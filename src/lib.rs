@@ -1,14 +1,21 @@
 //! The gate: config, listeners, the exchange with the upstream, the store and the admin API.
+//!
+//! Start with [`server`] (accept to connection) and [`gateway`] (request to upstream).
 
 pub mod access;
+pub mod admin;
 pub mod body;
+pub mod builtin;
+pub mod cli;
 pub mod config;
 pub mod exchange;
 pub mod forward;
 pub mod gateway;
 pub mod intake;
+pub mod logging;
 pub mod metrics;
 pub mod route;
+pub mod run;
 pub mod server;
 pub mod spool;
 pub mod spool_layer;

@@ -1,3 +1,7 @@
 //! The `fencegate` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fencegate::cli::main()
+}

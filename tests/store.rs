@@ -300,7 +300,7 @@ fn a_tail_torn_at_any_byte_loses_only_what_was_torn() {
     }
     let torn = tempfile::tempdir().unwrap();
     copy(template, torn.path());
-    let mut bytes = bytes.clone();
+    let mut bytes = bytes;
     bytes[end - 1..].fill(0);
     fs::write(torn.path().join(segment.file_name().unwrap()), bytes).unwrap();
     assert!(!refuses_or_knows(
@@ -337,22 +337,85 @@ fn no_flipped_bit_lowers_a_mark() {
     assert!(refused > 20, "{refused}");
 }
 
+/// Every file under a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = paths
+        .flat_map(|path| match path.is_dir() {
+            true => files(&path),
+            false => vec![path],
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn no_flipped_bit_in_the_index_lowers_a_mark() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let count = 1200;
+    for n in 1..=count {
+        commit(&store, vec![raise(&format!("n/{n}"), n)]).unwrap();
+    }
+    store.close(true).unwrap();
+    drop(store);
+    assert!(tools::stats(directory.path()).unwrap().checkpoint > 0);
+    let (mut noticed, mut seed) = (0, 7_usize);
+    for file in files(&directory.path().join("index")) {
+        let length = fs::metadata(&file).unwrap().len();
+        for _ in 0..12 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let mut bytes = fs::read(&file).unwrap();
+            if bytes.is_empty() || length > 8 << 20 {
+                continue;
+            }
+            let at = (seed >> 20) % bytes.len();
+            bytes[at] ^= 1 << (seed % 8);
+            let flipped = tempfile::tempdir().unwrap();
+            copy(directory.path(), flipped.path());
+            let relative = file.strip_prefix(directory.path()).unwrap();
+            fs::write(flipped.path().join(relative), bytes).unwrap();
+            let Ok(store) = EmbeddedStore::open(&options(flipped.path())) else {
+                noticed += 1;
+                continue;
+            };
+            for n in 1..=count {
+                let (reply, receiver) = reply();
+                store.read(&Key::from_text(&format!("n/{n}")), reply);
+                match receiver.recv().unwrap() {
+                    Ok(record) => {
+                        let found = record.map_or(0, |record| record.mark.counter());
+                        assert_eq!(found, n, "{} at {at}", relative.display());
+                    }
+                    Err(StoreError::Unavailable(_)) => {
+                        noticed += 1;
+                        break;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+    assert!(noticed > 10, "{noticed}");
+}
+
 #[test]
 fn a_zeroed_stale_or_misplaced_block_is_noticed() {
     let directory = small(300);
     let segment = segments(directory.path()).remove(0);
     let bytes = fs::read(&segment).unwrap();
     let block = |n: usize| n * 4096..(n + 1) * 4096;
-    let damages: [&dyn Fn(&mut Vec<u8>); 3] = [
-        &|bytes| bytes[block(2)].fill(0),
-        &|bytes| bytes.copy_within(block(1), block(2).start),
-        &|bytes| bytes.copy_within(block(3), block(2).start),
-    ];
-    for (n, damage) in damages.into_iter().enumerate() {
+    for n in 0..3 {
         let damaged = tempfile::tempdir().unwrap();
         copy(directory.path(), damaged.path());
         let mut bytes = bytes.clone();
-        damage(&mut bytes);
+        match n {
+            0 => bytes[block(2)].fill(0),
+            1 => bytes.copy_within(block(1), block(2).start),
+            _ => bytes.copy_within(block(3), block(2).start),
+        }
         fs::write(damaged.path().join(segment.file_name().unwrap()), bytes).unwrap();
         let error = EmbeddedStore::open(&options(damaged.path())).unwrap_err();
         let OpenError::Corrupt { file, offset, .. } = &error else {

@@ -4,13 +4,14 @@
 
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Request, Response};
 use smallvec::SmallVec;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::Token;
 use crate::fence::{Access, Ask, Claim};
+use crate::hop_by_hop::upgrades;
 use crate::passage::{Facts, KeyFact, Passage};
 use crate::policy::{Holder, Mode, Policy, Require};
 use crate::refusal::{Reason, Refusal};
@@ -51,7 +52,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let passage = Passage::of(&mut request);
-        let claimed = claim(request.method(), request.headers(), &mut passage.facts());
+        let claimed = claim(&request, &mut passage.facts());
         match claimed {
             Ok(()) => Checked::go(self.inner.call(request)),
             Err(refusal) => Checked::refuse(refusal),
@@ -59,21 +60,8 @@ where
     }
 }
 
-/// Whether the request asks for another protocol. `h2c` is never passed on, so it does not count.
-#[must_use]
-pub fn asks_for_upgrade(headers: &HeaderMap) -> bool {
-    headers.get_all(header::UPGRADE).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|&byte| byte == b',')
-            .any(|protocol| {
-                let protocol = protocol.trim_ascii();
-                !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c")
-            })
-    })
-}
-
-fn claim(method: &Method, headers: &HeaderMap, facts: &mut Facts) -> Result<(), Refusal> {
+fn claim<B>(request: &Request<B>, facts: &mut Facts) -> Result<(), Refusal> {
+    let headers = request.headers();
     let Some(policy) = facts.policy.clone() else {
         return Err(Refusal::new(
             Reason::NoRoute,
@@ -84,7 +72,7 @@ fn claim(method: &Method, headers: &HeaderMap, facts: &mut Facts) -> Result<(), 
     if policy.require == Require::Never {
         return Ok(());
     }
-    let write = policy.is_write(method, asks_for_upgrade(headers));
+    let write = policy.is_write(request.method(), upgrades(request.version(), headers));
     let made = make(policy, headers, write, facts);
     if policy.mode == Mode::Enforce {
         facts.claim = made?.map(|claim| (claim, Mode::Enforce));

@@ -92,7 +92,7 @@ impl Committer {
     fn idle(&mut self) {
         match self.log.seal() {
             // It is tried again after the next commit, or the next idle time.
-            Ok(()) | Err(AppendError::NoSpace | AppendError::TooLong) => {}
+            Ok(()) | Err(AppendError::NoSpace | AppendError::ReadOnly | AppendError::TooLong) => {}
             Err(AppendError::Final(why)) => {
                 self.shared.fail(&why);
             }
@@ -102,6 +102,9 @@ impl Committer {
     fn refusal(&self, error: AppendError) -> StoreError {
         match error {
             AppendError::NoSpace => StoreError::NoSpace,
+            AppendError::ReadOnly => {
+                StoreError::Unavailable("the store's file system is read-only".into())
+            }
             AppendError::TooLong => {
                 StoreError::Unavailable("the commit is longer than a segment of the log".into())
             }
@@ -186,12 +189,17 @@ impl Committer {
         let Memory { tables, .. } = &mut *memory;
         let tuning = &self.shared.tuning;
         let full = tables.active.len() >= tuning.memory_keys || self.live > tuning.flush_segments;
-        if full && tables.freeze() {
+        let frozen = full && tables.freeze();
+        // To wake the flusher for nothing would cost each commit a switch of threads.
+        let work = frozen || rotated.is_some() || tables.has_unresolved();
+        if frozen {
             // What is live now is what the new table has to answer for, at most one segment.
             self.live = 1;
         }
         drop(memory);
-        self.shared.flusher_wait.notify_one();
+        if work {
+            self.shared.flusher_wait.notify_one();
+        }
         for Pending { reply, .. } in self.group.drain(..) {
             reply.send(Ok(()));
         }

@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::lock::Lock;
+
 /// One directory.
 pub(super) trait Disk: Send + Sync {
     /// The names in the directory, in no order.
@@ -98,18 +100,29 @@ pub(super) fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
-/// A directory of the real file system.
-pub(super) struct Directory(PathBuf);
+/// Whether an error means that nothing may be written, now; nothing was.
+pub(super) fn is_read_only(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ReadOnlyFilesystem
+}
+
+/// A directory of the real file system. It stays locked for as long as anything can write to it.
+pub(super) struct Directory {
+    path: PathBuf,
+    _lock: Lock,
+}
 
 impl Directory {
-    pub(super) fn new(path: &Path) -> Self {
-        Self(path.to_owned())
+    pub(super) fn new(path: &Path, lock: Lock) -> Self {
+        Self {
+            path: path.to_owned(),
+            _lock: lock,
+        }
     }
 }
 
 impl Disk for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
-        let names = std::fs::read_dir(&self.0)?
+        let names = std::fs::read_dir(&self.path)?
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         names.collect()
     }
@@ -118,7 +131,7 @@ impl Disk for Directory {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .open(self.0.join(name))?;
+            .open(self.path.join(name))?;
         Ok(Box::new(file))
     }
 
@@ -128,20 +141,20 @@ impl Disk for Directory {
             .write(true)
             .create(true)
             .truncate(true)
-            .open(self.0.join(name))?;
+            .open(self.path.join(name))?;
         Ok(Box::new(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.0.join(from), self.0.join(to))
+        std::fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.0.join(name))
+        std::fs::remove_file(self.path.join(name))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.0)?.sync_all()
+        File::open(&self.path)?.sync_all()
     }
 }
 

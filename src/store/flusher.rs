@@ -10,7 +10,7 @@ use std::time::Duration;
 use fencegate_filters::Key;
 use fencegate_filters::store::Record;
 
-use super::disk::{is_no_space, replace};
+use super::disk::{is_no_space, is_read_only, replace};
 use super::files::{CHECKPOINT, Checkpoint};
 use super::index::{IndexError, IndexMark};
 use super::lock_mutex;
@@ -44,7 +44,7 @@ impl From<IndexError> for FlushError {
 
 impl FlushError {
     fn of(what: &str, error: &std::io::Error) -> Self {
-        if is_no_space(error) {
+        if is_no_space(error) || is_read_only(error) {
             Self::NoSpace
         } else {
             Self::Final(format!("{what}: {error}"))
@@ -138,7 +138,8 @@ fn flush(shared: &Shared, unresolved: &[Key]) -> Result<(), FlushError> {
     shared.index.apply(&sorted(&frozen), mark)?;
     drop(frozen);
     checkpoint(shared, mark)?;
-    lock_mutex(&shared.memory).tables.flushed(keys);
+    let freed = lock_mutex(&shared.memory).tables.flushed(keys);
+    drop(freed);
     Ok(())
 }
 

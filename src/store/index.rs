@@ -9,11 +9,12 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use fencegate_filters::store::Record;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
-use super::disk::is_no_space;
+use super::disk::{is_no_space, is_read_only};
 use super::files::{field, seal, unseal};
 use super::record::{decode_record, encode_record};
 
@@ -52,7 +53,7 @@ pub(super) trait Index: Send + Sync {
 /// Why the index did not do what it was asked.
 #[derive(Debug)]
 pub(super) enum IndexError {
-    /// There is no room, now.
+    /// There is no room, or nothing may be written, now.
     NoSpace,
     /// A value in it is not what was written.
     Damaged(String),
@@ -74,7 +75,8 @@ impl From<fjall::Error> for IndexError {
     fn from(error: fjall::Error) -> Self {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(this) = cause {
-            if this.downcast_ref::<io::Error>().is_some_and(is_no_space) {
+            let passes = |error: &io::Error| is_no_space(error) || is_read_only(error);
+            if this.downcast_ref().is_some_and(passes) {
                 return Self::NoSpace;
             }
             cause = this.source();
@@ -82,6 +84,12 @@ impl From<fjall::Error> for IndexError {
         Self::Engine(error.to_string())
     }
 }
+
+/// How many tables may wait to be merged before no more are added.
+const MOST_UNMERGED: usize = 16;
+/// How long the engine may go without merging any. It stops for good when it once fails.
+const MERGE_TIMEOUT: Duration = Duration::from_secs(60);
+const MERGE_POLL: Duration = Duration::from_millis(2);
 
 /// Sorts before every key.
 const MARK_KEY: &[u8] = b"c";
@@ -106,20 +114,40 @@ impl FjallIndex {
     pub(super) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
         let path: PathBuf = directory.join(INDEX);
         guarded(|| {
-            // One worker can wait for a flush that only another would do.
+            // With one worker it merges tables at once. With more, the first of them leaves that to
+            // the others, and passes each request round in a circle while they are busy. It is
+            // there for memtables, which an ingestion does without.
             let database = Database::builder(path)
-                .worker_threads(2)
+                .worker_threads(1)
                 .cache_size(cache_bytes)
                 .open()?;
             let marks = database.keyspace("marks", || {
                 // Most keys that are asked for in vain would otherwise cost a read of the last
                 // level.
-                KeyspaceCreateOptions::default()
-                    .expect_point_read_hits(false)
-                    .max_memtable_size(16 << 20)
+                KeyspaceCreateOptions::default().expect_point_read_hits(false)
             })?;
             Ok(Self { database, marks })
         })
+    }
+
+    /// The engine slows its writers down when it falls behind with merging tables, but not an
+    /// ingestion: every read would look into one more table with each of them.
+    fn wait_for_merges(&self) -> Result<(), IndexError> {
+        let (mut progress, mut least) = (Instant::now(), usize::MAX);
+        loop {
+            let tables = self.marks.l0_table_count();
+            if tables <= MOST_UNMERGED {
+                return Ok(());
+            }
+            if tables < least {
+                (least, progress) = (tables, Instant::now());
+            }
+            if progress.elapsed() > MERGE_TIMEOUT {
+                let what = format!("it has {tables} tables, and merges none");
+                return Err(IndexError::Engine(what));
+            }
+            std::thread::sleep(MERGE_POLL);
+        }
     }
 
     fn decode(key: &[u8], value: &[u8]) -> Result<(String, Record), IndexError> {
@@ -183,6 +211,7 @@ impl Index for FjallIndex {
             keys,
         } = mark;
         guarded(|| {
+            self.wait_for_merges()?;
             let engine = self.database.seqno();
             let text = format!(
                 "generation {generation}\nsequence {sequence}\nkeys {keys}\nengine {engine}\n"
@@ -226,5 +255,45 @@ impl Index for FjallIndex {
             }
             Ok(found)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fencegate_filters::Token;
+    use fencegate_filters::store::Binding;
+
+    use super::*;
+
+    fn record(counter: u64) -> Record {
+        Record {
+            mark: Token::new(0, counter).unwrap(),
+            holder: Binding::Nobody,
+            draining: false,
+        }
+    }
+
+    #[test]
+    fn hot_keys_do_not_pile_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = FjallIndex::open(directory.path(), 1 << 20).unwrap();
+        let keys: Vec<_> = (0..500).map(|n| format!("n/{n:05}")).collect();
+        for round in 1..=200 {
+            let record = record(round);
+            let entries: Vec<_> = keys.iter().map(|key| (key.as_str(), &record)).collect();
+            let mark = IndexMark {
+                generation: round,
+                sequence: round,
+                keys: 500,
+            };
+            index.apply(&entries, mark).unwrap();
+            assert_eq!(index.mark().unwrap(), Some(mark));
+            assert_eq!(index.get("n/00007").unwrap(), Some(record.clone()));
+        }
+        assert!(index.marks.l0_table_count() <= MOST_UNMERGED + 1);
+        drop(index);
+        let index = FjallIndex::open(directory.path(), 1 << 20).unwrap();
+        assert_eq!(index.get("n/00499").unwrap(), Some(record(200)));
+        assert_eq!(index.range("n/", None, 999).unwrap().len(), 500);
     }
 }

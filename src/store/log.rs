@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use super::disk::{is_no_space, write_all};
+use super::disk::{is_no_space, is_read_only, write_all};
 use super::frame::{BLOCK_BYTES, begin, finish, padded};
 use super::lock_mutex;
 use super::scan::Scan;
@@ -27,6 +27,8 @@ pub(super) struct Log {
 pub(super) enum AppendError {
     /// There is no room, now. Nothing was appended, and the next frame goes to the same place.
     NoSpace,
+    /// Nothing may be written, now. As with no room.
+    ReadOnly,
     /// The frame is longer than a segment.
     TooLong,
     /// What is on disk is no longer known: nothing may be appended any more.
@@ -37,6 +39,8 @@ impl AppendError {
     fn of(what: &str, segment: &str, error: &io::Error) -> Self {
         if is_no_space(error) {
             Self::NoSpace
+        } else if is_read_only(error) {
+            Self::ReadOnly
         } else {
             Self::Final(format!("{what} {segment}: {error}"))
         }

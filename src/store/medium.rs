@@ -25,3 +25,18 @@ pub fn volatile_medium(path: &Path) -> Option<String> {
         path.display()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warns_of_memory_and_of_nothing_else() {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() {
+            let warning = volatile_medium(&memory.join("not/there/yet")).unwrap();
+            assert!(warning.contains("tmpfs"), "{warning}");
+        }
+        assert_eq!(volatile_medium(Path::new("/proc/self")), None);
+    }
+}

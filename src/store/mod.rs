@@ -9,7 +9,7 @@
 //! | `frame`, `segment`, `scan`, `log` | the log: its format, its files, reading and appending |
 //! | `committer`, `flusher`, `reader` | the threads |
 //! | `table`, `index` | marks in memory, and on disk |
-//! | `engine` | open and close |
+//! | `opening`, `engine` | what is found at open, and the running store |
 //! | `files`, `rules`, `lock` | the small files of the directory |
 //! | `disk` | the seam to the file system |
 //! | `tools` | verify, export, import, stats |
@@ -25,6 +25,7 @@ mod index;
 mod lock;
 mod log;
 mod medium;
+mod opening;
 mod reader;
 mod record;
 mod rules;
@@ -47,11 +48,12 @@ use fencegate_filters::Key;
 use fencegate_filters::store::{Raise, Record, Reply, Store, StoreError};
 
 use self::disk::{Directory, create_dir_durably};
-use self::engine::{Engine, Settings};
+use self::engine::Engine;
 pub use self::error::OpenError;
 use self::index::{FjallIndex, INDEX, Index, IndexError};
 use self::lock::Lock;
 pub use self::medium::volatile_medium;
+use self::opening::Settings;
 pub use self::rules::NamespaceRules;
 use self::shared::Tuning;
 
@@ -113,8 +115,7 @@ impl Options {
 /// and [`was_clean`](Self::was_clean) says `false` at the next opening.
 pub struct EmbeddedStore {
     engine: Engine,
-    // After the engine: the directory is let go of when its threads have ended.
-    lock: Lock,
+    opened_at: Instant,
 }
 
 impl EmbeddedStore {
@@ -131,10 +132,11 @@ impl EmbeddedStore {
         }
         create_dir_durably(path).map_err(|error| OpenError::io(path, error))?;
         let lock = Lock::take(path)?;
-        let disk = Arc::new(Directory::new(path));
+        let opened_at = lock.taken_at;
+        let disk = Arc::new(Directory::new(path, lock));
         let open_index = |fresh| open_index(path, fresh, options.cache_bytes);
         let engine = Engine::open(disk, &open_index, &options.settings())?;
-        Ok(Self { engine, lock })
+        Ok(Self { engine, opened_at })
     }
 
     /// Whether the store was closed with `close(true)` the last time. A new one counts as clean.
@@ -146,7 +148,7 @@ impl EmbeddedStore {
     /// When the lock was taken: since then no other process has used the store.
     #[must_use]
     pub const fn opened_at(&self) -> Instant {
-        self.lock.taken_at
+        self.opened_at
     }
 
     /// Runs `hook` once, on the failing thread, when the store fails for good; at once where it

@@ -3,26 +3,55 @@
 use super::lock_mutex;
 use super::shared::{Asked, FailOnPanic, Shared};
 
+/// The most reads that one reader takes at once.
+const BATCH: usize = 32;
+
 /// Runs until the store is closed; what is still asked then is answered first.
 pub(super) fn run(shared: &Shared) {
     let _guard = FailOnPanic(shared, "reader");
-    while let Some(Asked { key, reply }) = next(shared) {
-        let answer = match shared.failed() {
-            Some(error) => Err(error),
-            None => shared.ask(&key),
+    let mut batch = Vec::with_capacity(BATCH);
+    while next(shared, &mut batch) {
+        let generation = lock_mutex(&shared.memory).tables.generation;
+        let found: Vec<_> = batch
+            .iter()
+            .map(|asked| shared.index.get(asked.key.as_str()))
+            .collect();
+        // All answers of the index go to memory under one hold of its lock.
+        let resolved: Vec<_> = {
+            let tables = &mut lock_mutex(&shared.memory).tables;
+            let pairs = batch.iter().zip(found);
+            pairs
+                .map(|(asked, found)| {
+                    found.map(|found| tables.resolve(&asked.key, found, generation))
+                })
+                .collect()
         };
-        reply.send(answer);
+        for (Asked { key, reply }, resolved) in batch.drain(..).zip(resolved) {
+            let answer = match (shared.failed(), resolved) {
+                (Some(error), _) => Err(error),
+                (None, Ok(Ok(record))) => Ok(record),
+                // The index has changed in between.
+                (None, Ok(Err(()))) => shared.ask(&key),
+                (None, Err(error)) => Err(shared.fail(&error.to_string())),
+            };
+            reply.send(answer);
+        }
     }
 }
 
-fn next(shared: &Shared) -> Option<Asked> {
+/// Waits for reads, and takes its share of them; `false` once the store is closed.
+fn next(shared: &Shared, batch: &mut Vec<Asked>) -> bool {
     let mut queue = lock_mutex(&shared.reads);
     loop {
-        if let Some(asked) = queue.asked.pop_front() {
-            return Some(asked);
+        let waiting = queue.asked.len();
+        if waiting > 0 {
+            // One that waits alone is not to wait behind others while a reader is idle.
+            let share = waiting.div_ceil(2).min(BATCH);
+            batch.extend(queue.asked.drain(..share));
+            return true;
         }
         if queue.stop {
-            return None;
+            return false;
         }
         queue = super::unpoisoned(shared.reads_wait.wait(queue));
     }

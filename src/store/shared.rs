@@ -152,15 +152,23 @@ impl Shared {
             hook(Arc::clone(&why));
         }
         // Whoever waits has to look again. Each lock is taken once in between, so that nobody is
-        // about to wait who has not seen the failure.
+        // about to wait who has not seen the failure. What is queued is answered here: the thread
+        // that would may be the one that failed.
         drop(lock_mutex(&self.memory));
         self.room_wait.notify_all();
         self.flusher_wait.notify_all();
-        drop(lock_mutex(&self.commits));
+        let commits = std::mem::take(&mut lock_mutex(&self.commits).pending);
         self.commits_wait.notify_all();
-        drop(lock_mutex(&self.reads));
+        let reads = std::mem::take(&mut lock_mutex(&self.reads).asked);
         self.reads_wait.notify_all();
-        StoreError::Unavailable(why)
+        let error = StoreError::Unavailable(why);
+        for Pending { reply, .. } in commits {
+            reply.send(Err(error.clone()));
+        }
+        for Asked { reply, .. } in reads {
+            reply.send(Err(error.clone()));
+        }
+        error
     }
 
     /// Runs `hook` when the store fails; at once if it already has.
@@ -185,7 +193,9 @@ impl Shared {
         }
         let refused = {
             let mut queue = lock_mutex(&self.commits);
-            if queue.stop {
+            if self.has_failed.load(Ordering::Acquire) {
+                Some((reply, "the store has failed"))
+            } else if queue.stop {
                 Some((reply, "the store is closed"))
             } else if queue.pending.len() >= MOST_WAITING {
                 Some((reply, "too many commits are waiting"))
@@ -214,7 +224,9 @@ impl Shared {
         }
         let refused = {
             let mut queue = lock_mutex(&self.reads);
-            if queue.stop {
+            if self.has_failed.load(Ordering::Acquire) {
+                Some((reply, "the store has failed"))
+            } else if queue.stop {
                 Some((reply, "the store is closed"))
             } else if queue.asked.len() >= MOST_WAITING {
                 Some((reply, "too many reads are waiting"))

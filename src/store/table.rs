@@ -202,6 +202,11 @@ impl Tables {
         Ok(found)
     }
 
+    /// Whether there may be keys to be resolved.
+    pub(super) fn has_unresolved(&self) -> bool {
+        !self.unresolved.is_empty()
+    }
+
     /// A key that is to be resolved, with the generation at which to ask.
     pub(super) fn next_unresolved(&mut self) -> Option<(Key, u64)> {
         while let Some(key) = self.unresolved.last() {
@@ -224,12 +229,12 @@ impl Tables {
         true
     }
 
-    /// The frozen table is in the index now, which has `keys` keys.
-    pub(super) fn flushed(&mut self, keys: u64) {
-        self.frozen = None;
+    /// The frozen table is in the index now, which has `keys` keys. What memory no longer needs is
+    /// given back: to free that much takes a while, and is better done without the lock.
+    pub(super) fn flushed(&mut self, keys: u64) -> impl Sized + use<> {
         self.indexed = keys;
         self.generation += 1;
-        self.hints.clear();
+        (self.frozen.take(), std::mem::take(&mut self.hints))
     }
 }
 
@@ -290,7 +295,7 @@ mod tests {
         assert_eq!(tables.count(), None);
         assert!(tables.next_unresolved().is_none());
         assert_eq!(tables.count(), Some(1));
-        tables.flushed(1);
+        drop(tables.flushed(1));
         assert_eq!(tables.count(), Some(1));
         assert_eq!(tables.resolve(&key, None, 0), Err(()));
         assert_eq!(tables.lookup(&key), Lookup::Found(record(6)));

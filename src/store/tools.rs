@@ -22,9 +22,9 @@ use fencegate_filters::{Key, Token};
 use serde::{Deserialize, Serialize};
 
 use super::disk::Directory;
-use super::engine::Found;
 use super::index::Index;
 use super::lock::Lock;
+use super::opening::Found;
 use super::segment::is_segment;
 use super::table::Tables;
 use super::{EmbeddedStore, OpenError, Options, open_index};
@@ -158,8 +158,7 @@ fn inspect(directory: &Path, whole: bool) -> Result<Report, ToolError> {
     if !has(super::files::FORMAT) && !has(super::files::CHECKPOINT) {
         return Err(missing().into());
     }
-    let _lock = Lock::take(directory)?;
-    let disk = Directory::new(directory);
+    let disk = Directory::new(directory, Lock::take(directory)?);
     let open = |fresh| open_index(directory, fresh, options.cache_bytes);
     let found = Found::read(&disk, &open, directory)?;
     let mut tables = Tables::default();

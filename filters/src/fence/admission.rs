@@ -158,7 +158,7 @@ impl Admit {
         Self {
             fence,
             claim: Some(claim),
-            places: Places::default(),
+            places: Places::new(),
             began,
             waiting: false,
             deadline: None,
@@ -181,7 +181,7 @@ impl Admit {
         };
         let mut effects = Effects::default();
         let began = &mut self.began;
-        let retry = !places.tickets.is_empty();
+        let retry = places.waited;
         let (arrival, since) = table.with_lanes(&claim.keys, retry, |mut view| {
             let arrival = step::arrive(
                 &mut view.lanes,
@@ -238,7 +238,7 @@ impl Admit {
                 return None;
             }
         }
-        let places = &mut self.places;
+        let places = &self.places;
         let held = table.with_lanes(&claim.keys, true, |mut view| {
             step::leave(&mut view.lanes, places);
             // This drain is over; the next to come starts one of its own.
@@ -294,10 +294,10 @@ impl Future for Admit {
 impl Drop for Admit {
     fn drop(&mut self) {
         let Some(claim) = &self.claim else { return };
-        if self.places.tickets.is_empty() {
+        if !self.places.waited {
             return;
         }
-        let places = &mut self.places;
+        let places = &self.places;
         self.fence.table.with_lanes(&claim.keys, true, |mut view| {
             step::leave(&mut view.lanes, places);
         });

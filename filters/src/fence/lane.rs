@@ -19,8 +19,11 @@ use crate::fault::{self, Fault};
 pub use crate::key::Access;
 use crate::store::{Binding, Record};
 
-/// Names one request within one lane.
+/// Names one write in flight within one lane.
 pub type Ticket = u64;
+
+/// Names one waiting request, among all lanes: it may wait in several, and outlive them.
+pub type Waiter = u64;
 
 /// What a request wants of one key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -86,7 +89,7 @@ struct InFlight<X> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Waiting<W> {
-    ticket: Ticket,
+    waiter: Waiter,
     token: Token,
     waker: W,
 }
@@ -116,7 +119,7 @@ pub struct Lane<W, X> {
     unsettled: Vec<(Ticket, Token)>,
     waiting: Vec<Waiting<W>>,
     /// Those that wait for the mark to be read: they have not been compared yet.
-    unread: Vec<(Ticket, W)>,
+    unread: Vec<(Waiter, W)>,
 }
 
 impl<W: Clone, X: Clone> Lane<W, X> {
@@ -313,7 +316,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             return Vec::new();
         }
         self.set_record(record, held);
-        self.unread.drain(..).map(|(_, waker)| waker).collect()
+        self.unread_wakers()
     }
 
     /// The read of number `read` failed: those that wait for it are woken to be refused.
@@ -322,7 +325,12 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             return Vec::new();
         }
         self.read_failed = true;
-        self.unread.drain(..).map(|(_, waker)| waker).collect()
+        self.unread_wakers()
+    }
+
+    /// They stay until they have looked: the lane must not be freed before.
+    fn unread_wakers(&self) -> Vec<W> {
+        self.unread.iter().map(|one| one.1.clone()).collect()
     }
 
     /// Whether the mark could not be read; [`Self::load_again`] tries once more.
@@ -406,46 +414,41 @@ impl<W: Clone, X: Clone> Lane<W, X> {
         }
     }
 
+    /// Whether this request waits here.
+    #[must_use]
+    pub fn is_waiting(&self, waiter: Waiter) -> bool {
+        self.waiting.iter().any(|one| one.waiter == waiter)
+            || self.unread.iter().any(|one| one.0 == waiter)
+    }
+
     /// A request begins to wait, or goes on waiting with a new waker.
-    pub fn wait(&mut self, ticket: Option<Ticket>, token: Token, waker: &W) -> Ticket {
-        if let Some(ticket) = ticket
-            && let Some(waiting) = self.waiting.iter_mut().find(|one| one.ticket == ticket)
-        {
+    pub fn wait(&mut self, waiter: Waiter, token: Token, waker: &W) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|one| one.waiter == waiter) {
             waiting.waker = waker.clone();
-            return ticket;
+            return;
         }
-        let ticket = match ticket {
-            None => self.ticket(),
-            Some(ticket) => {
-                self.unread.retain(|one| one.0 != ticket);
-                ticket
-            }
-        };
+        self.unread.retain(|one| one.0 != waiter);
         self.waiting.push(Waiting {
-            ticket,
+            waiter,
             token,
             waker: waker.clone(),
         });
-        ticket
     }
 
-    /// A request begins to wait for the mark to be read.
-    pub fn wait_for_mark(&mut self, ticket: Option<Ticket>, waker: &W) -> Ticket {
-        if let Some(ticket) = ticket
-            && let Some(waiting) = self.unread.iter_mut().find(|one| one.0 == ticket)
-        {
+    /// A request begins to wait for the mark to be read, or goes on with a new waker.
+    pub fn wait_for_mark(&mut self, waiter: Waiter, waker: &W) {
+        if let Some(waiting) = self.unread.iter_mut().find(|one| one.0 == waiter) {
             waiting.1 = waker.clone();
-            return ticket;
+        } else {
+            self.waiting.retain(|one| one.waiter != waiter);
+            self.unread.push((waiter, waker.clone()));
         }
-        let ticket = ticket.unwrap_or_else(|| self.ticket());
-        self.unread.push((ticket, waker.clone()));
-        ticket
     }
 
     /// A waiting request is admitted, refused, or its client has left.
-    pub fn leave(&mut self, ticket: Ticket) {
-        self.waiting.retain(|waiting| waiting.ticket != ticket);
-        self.unread.retain(|waiting| waiting.0 != ticket);
+    pub fn leave(&mut self, waiter: Waiter) {
+        self.waiting.retain(|one| one.waiter != waiter);
+        self.unread.retain(|one| one.0 != waiter);
     }
 
     /// A request is admitted.

@@ -101,7 +101,7 @@ impl Fence {
         let mut look = Looking {
             fence: self.clone(),
             claim,
-            places: Places::default(),
+            places: Places::new(),
             raises: false,
         };
         let compared = std::future::poll_fn(|cx| match look.once(cx.waker()) {
@@ -146,7 +146,7 @@ impl Fence {
         let mut look = Looking {
             fence: self.clone(),
             claim,
-            places: Places::default(),
+            places: Places::new(),
             raises: true,
         };
         match look.once(std::task::Waker::noop()) {
@@ -286,7 +286,7 @@ impl Looking {
         };
         let (claim, places, raises) = (&self.claim, &mut self.places, self.raises);
         let mut effects = table::Effects::default();
-        let retry = !places.tickets.is_empty();
+        let retry = places.waited;
         let arrival = table.with_lanes(&claim.keys, retry, |mut view| {
             step::look(
                 &mut view.lanes,
@@ -309,7 +309,7 @@ impl Looking {
 
 impl Drop for Looking {
     fn drop(&mut self) {
-        if self.places.tickets.is_empty() {
+        if !self.places.waited {
             return;
         }
         let places = &mut self.places;

@@ -2,9 +2,11 @@
 //!
 //! Each is one atomic step: the caller holds all lanes of the request while it runs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use smallvec::SmallVec;
 
-use super::lane::{Access, Ask, Held, Judgement, Lane, Ticket};
+use super::lane::{Access, Ask, Held, Judgement, Lane, Ticket, Waiter};
 use crate::Token;
 use crate::fault::{self, Fault};
 use crate::store::Record;
@@ -61,13 +63,27 @@ impl<W, X> Default for Effects<W, X> {
     }
 }
 
-/// A request's places in its lanes, in the order of its keys.
+/// A request that may have to wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Places {
-    /// Its ticket in each lane, once it waits.
-    pub tickets: SmallVec<[Option<Ticket>; 1]>,
-    /// The change of each lane that it waits for.
+    /// By what name it waits; given before it first looks.
+    pub waiter: Waiter,
+    /// Whether it has ever had to wait.
+    pub waited: bool,
+    /// The change of each lane that it waits for, in the order of its keys.
     pub changes: SmallVec<[u64; 1]>,
+}
+
+impl Places {
+    /// The places of a request that has not looked yet.
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            waiter: NEXT.fetch_add(1, Ordering::Relaxed),
+            ..Self::default()
+        }
+    }
 }
 
 /// Limits that a step must respect.
@@ -117,9 +133,8 @@ pub fn arrive<W: Clone, X: Clone>(
     }
     // Only a request that would join a queue can find it full: an advance empties the queue.
     for (index, (lane, judgement)) in lanes.iter().zip(&judged).enumerate() {
-        let joins = !matches!(judgement, Judgement::Advance)
-            && places.tickets.get(index).copied().flatten().is_none();
-        if joins && lane.counts().1 >= bounds.waiting {
+        let full = || lane.counts().1 >= bounds.waiting && !lane.is_waiting(places.waiter);
+        if *judgement != Judgement::Advance && full() {
             leave(lanes, places);
             return Arrival::Refused(index, Refused::Queue);
         }
@@ -133,15 +148,10 @@ pub fn arrive<W: Clone, X: Clone>(
         return admitted(lanes, places);
     }
     places.changes = lanes.iter().map(|lane| lane.change()).collect();
-    places.tickets = lanes
-        .iter_mut()
-        .zip(asks)
-        .enumerate()
-        .map(|(index, (lane, ask))| {
-            let ticket = places.tickets.get(index).copied().flatten();
-            Some(lane.wait(ticket, ask.token, waker))
-        })
-        .collect();
+    places.waited = true;
+    for (lane, ask) in lanes.iter_mut().zip(asks) {
+        lane.wait(places.waiter, ask.token, waker);
+    }
     Arrival::Waiting
 }
 
@@ -251,21 +261,17 @@ fn unread<W: Clone, X: Clone>(
         return Some(Arrival::Refused(index, Refused::Store));
     }
     for (index, lane) in lanes.iter().enumerate() {
-        let joins = places.tickets.get(index).copied().flatten().is_none();
-        if joins && lane.read_under_way().is_some() && lane.counts().1 >= bounds.waiting {
+        let unread = lane.read_under_way().is_some();
+        if unread && lane.counts().1 >= bounds.waiting && !lane.is_waiting(places.waiter) {
             leave(lanes, places);
             return Some(Arrival::Refused(index, Refused::Queue));
         }
     }
-    // It waits in the lanes that are known as well, unread, so that none of them is freed.
-    places.tickets = lanes
-        .iter_mut()
-        .enumerate()
-        .map(|(index, lane)| {
-            let ticket = places.tickets.get(index).copied().flatten();
-            Some(lane.wait_for_mark(ticket, waker))
-        })
-        .collect();
+    // It waits in the lanes that are known as well, so that none of them is freed.
+    places.waited = true;
+    for lane in lanes.iter_mut() {
+        lane.wait_for_mark(places.waiter, waker);
+    }
     Some(Arrival::Unread)
 }
 
@@ -280,13 +286,10 @@ fn waited_in_vain<W: Clone, X: Clone>(
 }
 
 /// A waiting request leaves all its lanes.
-pub fn leave<W: Clone, X: Clone>(lanes: &mut [&mut Lane<W, X>], places: &mut Places) {
-    for (lane, ticket) in lanes.iter_mut().zip(&places.tickets) {
-        if let Some(ticket) = ticket {
-            lane.leave(*ticket);
-        }
+pub fn leave<W: Clone, X: Clone>(lanes: &mut [&mut Lane<W, X>], places: &Places) {
+    if places.waited {
+        lanes.iter_mut().for_each(|lane| lane.leave(places.waiter));
     }
-    *places = Places::default();
 }
 
 /// An upstream connection is ready for an admitted request: it is in flight from now on in the lane

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{Request, Response, header};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Match, RequestView, RouteError, Router};
+use crate::hop_by_hop::upgrades;
 use crate::key::KeyParts;
 use crate::passage::{Facts, KeyFact, Passage};
 use crate::policy::{AsPolicy, Mode, Policy, Require};
@@ -123,7 +124,7 @@ fn find<R: AsPolicy, B>(
                     "This route refuses all requests.",
                 ));
             }
-            if is_fenced(policy, request.method(), request.headers()) {
+            if is_fenced(policy, request) {
                 make_keys(policy, &found, request, facts);
             }
             Arc::clone(found.route)
@@ -174,7 +175,8 @@ fn make_keys<R: AsPolicy, B>(
 }
 
 /// Whether keys are needed: a read without any token passes, whatever its key is.
-fn is_fenced(policy: &Policy, method: &Method, headers: &HeaderMap) -> bool {
+fn is_fenced<B>(policy: &Policy, request: &Request<B>) -> bool {
+    let headers = request.headers();
     let has_token = || {
         policy
             .token_headers
@@ -192,7 +194,7 @@ fn is_fenced(policy: &Policy, method: &Method, headers: &HeaderMap) -> bool {
         Require::Never => false,
         Require::All => true,
         Require::Writes => {
-            policy.is_write(method, headers.contains_key(header::UPGRADE)) || has_token()
+            policy.is_write(request.method(), upgrades(request.version(), headers)) || has_token()
         }
     }
 }

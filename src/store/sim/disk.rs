@@ -34,6 +34,7 @@ pub(in super::super) struct Faults {
     pub(in super::super) crash_after: Option<u64>,
     /// Writes write half, then say that there is no room.
     pub(in super::super) no_space: bool,
+    pub(in super::super) read_only: bool,
     pub(in super::super) failing_syncs: bool,
     pub(in super::super) failing_writes: bool,
     /// Writes are interrupted, and write a few bytes at a time.
@@ -61,6 +62,7 @@ struct State {
     changes: Vec<Change>,
     entries: BTreeMap<String, Record>,
     mark: Option<IndexMark>,
+    index_full: bool,
     operations: u64,
     faults: Faults,
 }
@@ -112,6 +114,11 @@ impl SimDisk {
         let mut state = lock_mutex(&self.0);
         state.operations = 0;
         state.faults = faults;
+    }
+
+    /// Whether there is no room for the index alone.
+    pub(in super::super) fn fill_index(&self, full: bool) {
+        lock_mutex(&self.0).index_full = full;
     }
 
     pub(in super::super) fn operations(&self) -> u64 {
@@ -232,6 +239,9 @@ impl DiskFile for SimFile {
         let mut state = lock_mutex(&self.0.0);
         state.operation()?;
         let faults = state.faults;
+        if faults.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         if faults.failing_writes {
             return Err(io::Error::other("input/output error"));
         }
@@ -284,7 +294,7 @@ impl Index for SimDisk {
         let crashed = |error: io::Error| IndexError::Engine(error.to_string());
         state.operation().map_err(crashed)?;
         assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
-        if state.faults.no_space {
+        if state.index_full || state.faults.no_space || state.faults.read_only {
             return Err(IndexError::NoSpace);
         }
         for (key, record) in entries {

@@ -11,8 +11,9 @@ use fencegate_filters::store::{Binding, Raise, Record, Reply, StoreError};
 use fencegate_filters::{Key, Token};
 
 use self::disk::{Faults, Random, SimDisk, open_index};
-use super::engine::{Engine, Settings};
+use super::engine::Engine;
 use super::error::OpenError;
+use super::opening::Settings;
 use super::shared::Tuning;
 
 fn settings() -> Settings {
@@ -256,6 +257,52 @@ fn a_failed_sync_is_final() {
     engine.shared.on_failure(late);
     receiver.try_recv().unwrap();
     assert!(!open(&disk.after_kill()).unwrap().was_clean);
+}
+
+#[test]
+fn a_read_only_disk_refuses_and_still_reads() {
+    let disk = SimDisk::default();
+    let engine = open(&disk).unwrap();
+    commit(&engine, vec![raise("n/1", 5)]).unwrap();
+    disk.set(Faults {
+        read_only: true,
+        ..Faults::default()
+    });
+    let refused = commit(&engine, vec![raise("n/1", 6)]);
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    assert_eq!(read(&engine, "n/1"), Ok(5));
+    disk.set(Faults::default());
+    commit(&engine, vec![raise("n/1", 6)]).unwrap();
+    assert_eq!(read(&engine, "n/1"), Ok(6));
+}
+
+#[test]
+fn more_than_memory_takes_waits_for_room_and_is_said() {
+    let (disk, mut history) = (SimDisk::default(), History::default());
+    let engine = open(&disk).unwrap();
+    disk.fill_index(true);
+    let mut refused = 0;
+    for n in 1..300 {
+        history.counter = n;
+        let key = format!("n/{n}");
+        match commit(&engine, vec![raise(&key, n)]) {
+            Ok(()) => drop(history.acknowledged.insert(key, n)),
+            Err(error) => {
+                assert_eq!(error, StoreError::NoSpace);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && history.acknowledged.len() >= 80);
+    disk.fill_index(false);
+    // The flusher tries again within a second or so; until then it is said that there is no room.
+    let begin = std::time::Instant::now();
+    while commit(&engine, vec![raise("n/late", 300)]).is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        std::thread::yield_now();
+    }
+    history.counter = 300;
+    check(&engine, &history);
 }
 
 #[test]
