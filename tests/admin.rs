@@ -20,7 +20,7 @@ fn admin_paths_are_not_on_the_public_listener() {
         "/readyz",
         "/metrics",
         "/v1/keys",
-        "/v1/keys/objects%2F42",
+        "/v1/keys/objects",
     ] {
         let answer = stage.send(&Request::get(target));
         answer.assert_fenced(404, "no-route", target);

@@ -356,5 +356,4 @@ fn after_a_crash_only_what_may_have_an_orphan_is_held() {
     let answer = stage.send(&write(35, "advance"));
     answer.assert_fenced(503, "settling", "an advance on a key that has a mark");
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
-    stage.raise("/objects/new", "2");
 }

@@ -18,7 +18,7 @@ fn dav(config: Config) -> Config {
         .fence(
             "keys",
             json!([
-                { "key": "dav/{path}" },
+                { "key": "{path}" },
                 {
                     "key": "{header.destination|path}", "when": "present",
                     "token_header": "fencing-token-destination",

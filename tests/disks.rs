@@ -144,20 +144,27 @@ fn a_full_disk_refuses_advances_and_recovers_with_room() {
     write(&gateway, 0, 34).assert_ok("with room");
     let ballast = disk.fill();
 
-    // Room that the store holds in reserve is used up first.
-    let mut key = 1;
-    let refused = eventually("an advance finds no room", || {
-        for _ in 0..2000 {
-            key += 1;
-            let long = format!("/objects/{key}-{}", "k".repeat(900));
-            let answer = Request::put(&long).token(1).send(gateway.http);
-            if answer.status != 200 {
-                return Some((long, answer));
+    // Room that the store holds in reserve is used up first, by many writers at once.
+    let (sender, refused) = std::sync::mpsc::channel();
+    for writer in 0..48 {
+        let (address, sender) = (gateway.http, sender.clone());
+        std::thread::spawn(move || {
+            let mut client = Connection::open(address);
+            for key in 0.. {
+                let target = format!("/objects/{writer}-{key}-{}", "k".repeat(950));
+                client.send(Request::put(&target).token(1).whole());
+                match client.try_response("PUT") {
+                    Ok(answer) if answer.status == 200 => {}
+                    Ok(answer) => return drop(sender.send((target, answer))),
+                    Err(_) => return,
+                }
             }
-        }
-        None
-    });
-    let (target, answer) = refused;
+        });
+    }
+    drop(sender);
+    let (target, answer) = refused
+        .recv_timeout(std::time::Duration::from_secs(120))
+        .expect("an advance finds no room");
     answer.assert_fenced(503, "store-unavailable", "G4: closed on failure");
     let forwarded = recorder.history();
     assert!(
@@ -286,6 +293,72 @@ fn a_file_system_that_turns_read_only_stops_advances() {
         }
     }
     assert_eq!(recorder.count(), forwarded, "nothing is passed unchecked");
+}
+
+/// Everything that writes to the disk stands still for as long as this lives.
+struct Frozen<'a>(&'a Mounted);
+
+impl Frozen<'_> {
+    fn new(disk: &Mounted) -> Option<Frozen<'_>> {
+        let mut freeze = Command::new("fsfreeze");
+        succeeds(freeze.arg("-f").arg(&disk.point)).then_some(Frozen(disk))
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        succeeds(Command::new("fsfreeze").arg("-u").arg(&self.0.point));
+    }
+}
+
+// D16
+#[test]
+fn a_disk_that_stands_still_delays_advances_only() {
+    let Some(disk) = Mounted::ext4() else {
+        println!("skipped: a file system of its own needs root and loop devices");
+        return;
+    };
+    let recorder = Recorder::start();
+    let plain = serde_json::json!({
+        "name": "plain", "path": "/plain/{id}", "upstream": "objects",
+        "fence": { "require": "never" },
+    });
+    let gateway = Gateway::start(disk.config(&recorder).route(plain));
+    try_write(&gateway, 0, 34)
+        .unwrap()
+        .assert_ok("while the disk works");
+    let Some(frozen) = Frozen::new(&disk) else {
+        println!("skipped: the file system can't be frozen here");
+        return;
+    };
+    let advance = Request::put("/objects/0").token(35).tag("advance");
+    let advance = advance.spawn(gateway.http);
+    gateway.wait_key("objects/0", "waiting", 1);
+    let other = Request::put("/objects/1")
+        .token(1)
+        .tag("other")
+        .spawn(gateway.http);
+    for _ in 0..20 {
+        try_write(&gateway, 0, 34).unwrap().assert_fenced(
+            409,
+            "stale-token",
+            "refused from memory",
+        );
+        let plain = Request::put("/plain/1").send(gateway.http);
+        plain.assert_ok("a route that needs no mark");
+    }
+    let history = recorder.history();
+    assert!(
+        history.tagged("advance").is_empty() && history.tagged("other").is_empty(),
+        "G3: nothing is forwarded before its mark is durable"
+    );
+    drop(frozen);
+    advance
+        .join()
+        .unwrap()
+        .assert_ok("the advance, once the disk is back");
+    other.join().unwrap().assert_ok("another key's advance");
+    recorder.history().assert_ordered();
 }
 
 // D2 D11

@@ -199,7 +199,7 @@ fn http_1_0_has_no_transfer_codings() {
 // S7 S8 S11
 #[test]
 fn broken_chunks_never_complete_a_request() {
-    let stage = Stage::at_34_with(|config| config.settle("50ms"));
+    let stage = Stage::at_34_with(|config| config.settle("100ms"));
     let chunked = "Transfer-Encoding: chunked\r\n";
     for body in [
         "0x5\r\ndatum\r\n0\r\n\r\n",
@@ -240,7 +240,7 @@ fn broken_chunks_never_complete_a_request() {
 // S9
 #[test]
 fn a_huge_chunk_extension_is_bounded_and_not_forwarded() {
-    let stage = Stage::at_34_with(|config| config.settle("50ms"));
+    let stage = Stage::at_34_with(|config| config.settle("100ms"));
     let chunked = "Transfer-Encoding: chunked\r\n";
     let mut connection = Connection::open(stage.http());
     connection.send(put(chunked, "5;"));
@@ -449,15 +449,16 @@ fn an_upstream_connection_with_unasked_bytes_is_discarded() {
         });
         let answer = stage.send(&Request::put("/objects/42").token(34).tag(tag));
         assert_eq!(answer.text(), "ok", "the response ends where it says");
+        let after = format!("after {tag}");
         for _ in 0..4 {
-            let next = stage.send(&Request::get("/objects/42").tag("next"));
+            let next = stage.send(&Request::get("/objects/42").tag(&after));
             assert_eq!(next.text(), "ok", "no other request gets the extra bytes");
         }
         let history = stage.recorder.history();
         let poisoned = history.tagged(tag).last().unwrap().connection;
         assert!(
             history
-                .tagged("next")
+                .tagged(&after)
                 .iter()
                 .all(|next| next.connection != poisoned),
             "the connection is not used again"

@@ -419,7 +419,8 @@ fn a_token_in_trailers_is_neither_read_nor_forwarded() {
     let chunked = |lines: &str, trailers: &str| {
         format!(
             "PUT /objects/42 HTTP/1.1\r\nHost: store.test\r\n{lines}\
-             Transfer-Encoding: chunked\r\nX-Tag: trailers\r\n\r\n1\r\nx\r\n0\r\n{trailers}\r\n"
+             Transfer-Encoding: chunked\r\nX-Tag: trailers\r\n\
+             Trailer: Fencing-Token, X-Fencing-Token, X-Sum\r\n\r\n1\r\nx\r\n0\r\n{trailers}\r\n"
         )
     };
     let answer = stage
