@@ -22,7 +22,7 @@ pub enum RequestBody {
         left: Option<u64>,
     },
     /// Received whole before the request was admitted.
-    Spooled(Spooled),
+    Spooled(Box<Spooled>),
 }
 
 impl RequestBody {
@@ -58,7 +58,7 @@ impl Body for RequestBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Self::Spooled(body) => Pin::new(body).poll_frame(cx),
+            Self::Spooled(body) => Pin::new(body.as_mut()).poll_frame(cx),
         }
     }
 
