@@ -357,3 +357,28 @@ fn after_a_crash_only_what_may_have_an_orphan_is_held() {
     answer.assert_fenced(503, "settling", "an advance on a key that has a mark");
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
 }
+
+#[test]
+fn a_gateway_that_stops_refuses_what_still_waits() {
+    let mut stage = Stage::with(|config| {
+        config
+            .settle("300ms")
+            .set("shutdown", json!({ "timeout": "500ms" }))
+    });
+    let gate = stage.recorder.hold("older");
+    let older = write(34, "older").spawn(stage.http());
+    stage.recorder.received("older");
+    let waiting = write(35, "waiting").spawn(stage.http());
+    stage.gateway.wait_key(KEY, "waiting", 1);
+    stage.gateway.signal(Signal::TERM);
+    let answer = waiting.join().unwrap();
+    assert_eq!(
+        answer.status, 503,
+        "it can't be forwarded any more: {answer:?}"
+    );
+    assert_eq!(answer.header("fencing-outcome"), Some("not-forwarded"));
+    gate.open();
+    drop(older.join());
+    assert_eq!(stage.gateway.wait().code(), Some(0));
+    assert!(stage.recorder.history().tagged("waiting").is_empty());
+}

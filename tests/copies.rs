@@ -240,3 +240,36 @@ fn a_copy_waits_for_writes_to_its_source() {
         "the source's write ended before the copy began"
     );
 }
+
+#[test]
+fn moves_that_cross_each_other_all_end() {
+    let stage = Stage::with(dav);
+    let crossing: Vec<_> = (1..=40)
+        .map(|token| {
+            let (from, to) = if token % 2 == 0 {
+                ("/dav/a", "/dav/b")
+            } else {
+                ("/dav/b", "/dav/a")
+            };
+            let request = moving(from, to).token(token);
+            let request = request.header("Fencing-Token-Destination", &token.to_string());
+            (token, request.spawn(stage.http()))
+        })
+        .collect();
+    for (token, crossing) in crossing {
+        let answer = crossing.join().unwrap();
+        if token == 40 {
+            answer.assert_ok("the newest of those that cross");
+        } else {
+            assert!([200, 409].contains(&answer.status), "{answer:?}");
+        }
+    }
+    assert_eq!(
+        marks(&stage),
+        both("40", "40"),
+        "none waits for ever, holding the other key"
+    );
+    for key in ["objects/dav/a", "objects/dav/b"] {
+        stage.gateway.wait_key(key, "in_flight", 0);
+    }
+}

@@ -380,3 +380,77 @@ fn bytes_in_the_send_buffer_are_discarded_by_a_cut() {
         "what sat in the gateway's send buffer is discarded, {late} bytes came late"
     );
 }
+
+// C9
+#[test]
+fn bytes_in_the_send_buffer_are_discarded_by_a_kill() {
+    let recorder = common::Recorder::with_small_buffers();
+    let gate = common::Gate::new();
+    let opened = gate.clone();
+    recorder.on("older", move |exchange| {
+        opened.wait();
+        exchange.read_body()?;
+        exchange.respond(200, "ok")
+    });
+    let mut stage = Stage::before(recorder, |config: Config| config.settle("300ms"));
+    let length = 256 * 1024;
+    let mut older = Connection::open(stage.http());
+    older
+        .send(write(34, "older").head(length))
+        .send(vec![b'x'; length]);
+    stage.recorder.arrived("older");
+    stage.gateway.kill();
+    stage.gateway.restart();
+    stage.send(&write(35, "newer")).assert_ok("after the hold");
+    let received = stage.recorder.bytes();
+    gate.open();
+    let older = stage.recorder.ended("older");
+    let late = stage.recorder.bytes() - received;
+    assert_eq!(
+        older.body_done, None,
+        "it never gets the rest, {late} bytes came late"
+    );
+}
+
+#[test]
+fn a_still_newer_token_does_not_start_the_clock_anew() {
+    let stage = Stage::with(|config| config.fence("drain", json!({ "timeout": "1s" })));
+    let gate = stage.recorder.hold("older");
+    let older = write(34, "older").spawn(stage.http());
+    stage.recorder.received("older");
+    let start = Instant::now();
+    let waiting = write(35, "waiting").spawn(stage.http());
+    stage.gateway.wait_mark(KEY, "35");
+    std::thread::sleep(Duration::from_millis(600));
+    let answer = stage.send(&write(36, "newest"));
+    answer.assert_fenced(503, "draining", "the drain's time is up");
+    assert!(
+        start.elapsed() < Duration::from_millis(1500),
+        "the clock runs from the first raise: {:?}",
+        start.elapsed()
+    );
+    let waiting = waiting.join().unwrap();
+    waiting.assert_fenced(409, "stale-token", "overtaken while it waited");
+    gate.open();
+    older.join().unwrap().assert_ok("the older write");
+    stage.recorder.history().assert_ordered();
+}
+
+#[test]
+fn uploads_that_are_waited_for_are_cut_when_the_time_is_up() {
+    let stage = Stage::with(|config| {
+        config.settle("300ms").fence(
+            "drain",
+            json!({ "timeout": "300ms", "on_timeout": "cut", "uploads": "wait" }),
+        )
+    });
+    let mut older = stalled_upload(&stage, 34, "older");
+    let newer = write(35, "newer").spawn(stage.http());
+    let older = older.response();
+    older.assert_refused(409, "superseded", "unknown", "cut at the timeout");
+    newer
+        .join()
+        .unwrap()
+        .assert_ok("after the cut and one settle more");
+    stage.recorder.history().assert_ordered();
+}

@@ -219,21 +219,23 @@ fn malformed_escapes_and_bytes_are_refused() {
             ],
         );
     }
-    let strict = Stage::with(whole_path("strict"));
-    assert_ambiguous(
-        &strict,
-        &[
-            b"/objects/%c0%ae%c0%ae",
-            b"/objects/%c0%af",
-            b"/objects/%e0%80%af",
-            b"/objects/%ff",
-            b"/objects/%c3",
-            b"/objects/%ed%a0%80",
-            b"/objects/%f4%90%80%80",
-            b"/objects/\xc3\xb6",
-            b"/objects/\xff",
-        ],
-    );
+    for mode in ["strict", "opaque"] {
+        let stage = Stage::with(whole_path(mode));
+        assert_ambiguous(
+            &stage,
+            &[
+                b"/objects/%c0%ae%c0%ae",
+                b"/objects/%c0%af",
+                b"/objects/%e0%80%af",
+                b"/objects/%ff",
+                b"/objects/%c3",
+                b"/objects/%ed%a0%80",
+                b"/objects/%f4%90%80%80",
+                b"/objects/\xc3\xb6",
+                b"/objects/\xff",
+            ],
+        );
+    }
 }
 
 // K9

@@ -156,3 +156,25 @@ fn a_client_that_leaves_while_its_upload_is_spooled_leaves_nothing() {
     stage.raise("/objects/42", "36");
     assert!(stage.recorder.history().tagged("left").is_empty());
 }
+
+#[test]
+fn a_spooled_upload_that_stalls_times_out_before_anything_is_forwarded() {
+    let stage = Stage::at_34_with(|config| {
+        config
+            .settle("20s")
+            .fence("body", "spool")
+            .set("limits.body", "1MiB")
+            .set("timeouts.body", "300ms")
+    });
+    let mut client = Connection::open(stage.http());
+    client.send(write(35, "slow").head(100)).send("half");
+    client
+        .response()
+        .assert_fenced(408, "request-timeout", "the body stalled at the gateway");
+    assert_eq!(
+        stage.mark("objects/42").as_deref(),
+        Some("34"),
+        "it was not admitted yet"
+    );
+    stage.raise("/objects/42", "36");
+}

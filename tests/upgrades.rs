@@ -255,3 +255,40 @@ fn of_informational_responses_only_100_comes_through() {
     answer.assert_ok("the final response");
     assert!(answer.informational.is_empty(), "{answer:?}");
 }
+
+// S12 S13
+#[test]
+fn the_body_behind_a_refused_expectation_is_never_a_request() {
+    let stage = Stage::at_34();
+    let smuggled = Request::put("/objects/42").token(99).whole();
+    let mut client = Connection::open(stage.http());
+    client.send(expecting(33, "stale").head(smuggled.len()));
+    client
+        .response()
+        .assert_fenced(409, "stale-token", "33 after 34");
+    client.send(&smuggled);
+    client.finish();
+    client.ended();
+    assert_eq!(
+        stage.mark("objects/42").as_deref(),
+        Some("34"),
+        "its bytes are a body"
+    );
+    assert_eq!(stage.recorder.count(), 1);
+}
+
+#[test]
+fn a_response_head_without_end_is_invalid() {
+    let stage = Stage::at_34_with(|config| config.settle("100ms"));
+    stage.recorder.on("endless", |exchange| {
+        exchange.read_body()?;
+        exchange.send("HTTP/1.1 200 OK\r\n")?;
+        let line = format!("X-Long: {}\r\n", "v".repeat(64 * 1024));
+        for _ in 0..256 {
+            exchange.send(&line)?;
+        }
+        exchange.never()
+    });
+    let answer = stage.send(&Request::put("/objects/42").token(34).tag("endless"));
+    answer.assert_refused(502, "upstream-failed", "unknown", "16 MiB of a head");
+}

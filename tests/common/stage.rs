@@ -85,6 +85,12 @@ impl Stage {
                     response.status,
                     response.text()
                 );
+                assert_eq!(
+                    response.header("fencing-outcome"),
+                    Some("not-forwarded"),
+                    "{what}: every error of the gateway's carries its outcome: {:?}",
+                    response.head
+                );
                 Some(response)
             }
             Err(Ended::Silent) => panic!("{what}: neither an answer nor the end of the connection"),
