@@ -17,7 +17,7 @@ use crate::config::{self, Config, Position, Problem, Problems, Spanned};
 use crate::upstream::Upstream;
 
 /// One route: its fence, and where its requests go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
     /// What it demands of requests.
     pub policy: Policy,
@@ -38,6 +38,15 @@ pub struct Route {
 impl AsPolicy for Route {
     fn policy(&self) -> &Policy {
         &self.policy
+    }
+}
+
+impl Route {
+    /// The same route while its rules change: it takes no request.
+    pub fn closed(&self) -> Self {
+        let mut closed = self.clone();
+        closed.policy.closed = true;
+        closed
     }
 }
 
@@ -170,6 +179,7 @@ impl Builder<'_> {
         let policy = Policy {
             route: Arc::from(route.name.value.as_str()),
             deny: route.deny,
+            closed: false,
             require: match fence.require {
                 config::Require::Writes => Require::Writes,
                 config::Require::All => Require::All,

@@ -47,6 +47,8 @@ pub struct Policy {
     pub route: Arc<str>,
     /// Refuse whatever matches.
     pub deny: bool,
+    /// Take no request for now: the rules that keys come from are being changed.
+    pub closed: bool,
     /// Which requests are fenced.
     pub require: Require,
     /// Whether refusals are answered.

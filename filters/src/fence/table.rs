@@ -361,7 +361,11 @@ impl Table {
     }
 
     fn is_held(&self, key: &Key) -> bool {
-        self.holding.load(Ordering::SeqCst) && lock(&self.holds).contains(key.namespace())
+        self.is_namespace_held(key.namespace())
+    }
+
+    pub(super) fn is_namespace_held(&self, namespace: &str) -> bool {
+        self.holding.load(Ordering::SeqCst) && lock(&self.holds).contains(namespace)
     }
 
     // What is in use.

@@ -124,6 +124,12 @@ fn find<R: AsPolicy, B>(
                     "This route refuses all requests.",
                 ));
             }
+            if policy.closed {
+                return Err(Refusal::new(
+                    Reason::Draining,
+                    "The rules of this route are being changed, and what was forwarded under the old ones has not ended; try again.",
+                ));
+            }
             if is_fenced(policy, request) {
                 make_keys(router, policy, &found, request, facts);
             }
