@@ -5,16 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencegate_filters::StripLayer;
 use fencegate_filters::fence::{self, Drain};
 use fencegate_filters::guard::GuardedNames;
 use fencegate_filters::key::{self, Case, KeyRule, KeyRules, KeyTemplate, PathRules};
 use fencegate_filters::policy::{AsPolicy, Holder, Mode, Policy, Require};
 use fencegate_filters::route::{RouteMatcher, Router};
+use fencegate_filters::{StripLayer, names};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::config::{self, Config, Position, Problem, Problems, Spanned};
 use crate::upstream::Upstream;
+use crate::upstream::upload::NOT_IN_TRAILERS;
 
 /// One route: its fence, and where its requests go.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Route {
     pub spool: bool,
     /// What clients must not tell the upstream.
     pub strip: StripLayer,
+    /// What their trailers must not carry besides.
+    pub trailers: StripLayer,
     /// Headers that only the gateway knows.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether Destination is made the upstream's.
@@ -223,16 +226,28 @@ impl Builder<'_> {
             .upstream
             .as_ref()
             .and_then(|name| self.config.upstreams.get(&name.value));
+        let strip = if fence.allow_method_override {
+            StripLayer::allowing_method_override()
+        } else {
+            StripLayer::new()
+        };
+        let named = policy.keys.keys().iter();
+        let named = named.filter_map(|rule| rule.token_header.clone());
+        let own = [
+            &names::FENCING_TOKEN,
+            &names::X_FENCING_TOKEN,
+            &names::FENCING_HOLDER,
+        ];
+        let own = own.into_iter().map(|name| HeaderName::clone(name));
+        let tokens = policy.token_headers.iter().cloned().chain(named).chain(own);
+        let tokens: Vec<_> = tokens.collect();
         let built = Route {
             policy,
             upstream,
             forward_token: fence.forward_token,
             spool: fence.body == config::Body::Spool,
-            strip: if fence.allow_method_override {
-                StripLayer::allowing_method_override()
-            } else {
-                StripLayer::new()
-            },
+            trailers: strip.with(NOT_IN_TRAILERS).with(&tokens),
+            strip,
             headers: of_upstream
                 .map(|upstream| {
                     upstream

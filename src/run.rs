@@ -129,6 +129,8 @@ pub fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     let fence = Fence::new(Arc::clone(&store) as Arc<dyn Store>, config.store.cache);
     fence.limit_keys(config.limits.keys);
     let gateway = Arc::new(gateway(&config, table, fence, upstreams));
+    let metrics = Arc::clone(&gateway.metrics);
+    store.on_batch(move |marks, took| metrics.committed(marks, took));
     let result = runtime.block_on(async {
         if !store.was_clean() {
             hold_orphans(&gateway.fence, &store, &settles);
