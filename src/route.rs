@@ -234,11 +234,10 @@ impl Builder<'_> {
         let named = policy.keys.keys().iter();
         let named = named.filter_map(|rule| rule.token_header.clone());
         let own = [
-            &names::FENCING_TOKEN,
-            &names::X_FENCING_TOKEN,
-            &names::FENCING_HOLDER,
+            names::FENCING_TOKEN.clone(),
+            names::X_FENCING_TOKEN.clone(),
+            names::FENCING_HOLDER.clone(),
         ];
-        let own = own.into_iter().map(|name| HeaderName::clone(name));
         let tokens = policy.token_headers.iter().cloned().chain(named).chain(own);
         let tokens: Vec<_> = tokens.collect();
         let built = Route {
