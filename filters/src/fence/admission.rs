@@ -262,7 +262,12 @@ impl Admit {
         let places = &self.places;
         let held = table.with_lanes(&claim.keys, true, |mut view| {
             let held = step::held(&view.lanes, &claim.asks);
-            if held.is_none() && view.lanes.iter().all(|lane| lane.read_under_way().is_none()) {
+            if held.is_none()
+                && view
+                    .lanes
+                    .iter()
+                    .all(|lane| lane.read_under_way().is_none())
+            {
                 // Released between the last look and now: one look more.
                 return None;
             }

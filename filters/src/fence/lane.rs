@@ -520,3 +520,6 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

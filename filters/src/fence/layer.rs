@@ -105,6 +105,7 @@ pin_project! {
         S: Service<Request<B>>,
     {
         /// Waits to be admitted.
+        #[doc(hidden)]
         Admitting {
             began: Option<Instant>,
             admit: Admit,
@@ -112,6 +113,7 @@ pin_project! {
             next: Option<(S, Request<B>)>,
         },
         /// Waits for the inner service.
+        #[doc(hidden)]
         Inner {
             #[pin]
             future: S::Future,

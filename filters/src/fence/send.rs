@@ -373,8 +373,12 @@ where
                 let driver = driver.take();
                 answer.map(|response| {
                     response.map(|body| match (body, driver) {
-                        (None, Some(driver)) => ResponseBody { inner: Inner::Sent { driver } },
-                        (body, _) => ResponseBody { inner: Inner::Plain { body } },
+                        (None, Some(driver)) => ResponseBody {
+                            inner: Inner::Sent { driver },
+                        },
+                        (body, _) => ResponseBody {
+                            inner: Inner::Plain { body },
+                        },
                     })
                 })
             }

@@ -364,3 +364,6 @@ pub fn held<W: Clone, X: Clone>(lanes: &[&mut Lane<W, X>], asks: &[Ask]) -> Opti
         .or_else(|| held().find(|one| one.1 == Held::Unsettled))
         .or_else(|| held().next())
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,10 +204,12 @@ pin_project! {
     #[project = CheckedProject]
     pub enum Checked<F> {
         /// Refused here.
+        #[doc(hidden)]
         Refused {
             refusal: Option<Refusal>,
         },
         /// The inner service's answer.
+        #[doc(hidden)]
         Inner {
             #[pin]
             future: F,
