@@ -10,6 +10,8 @@ mod layer;
 mod send;
 pub mod step;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;

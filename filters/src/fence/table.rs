@@ -321,6 +321,12 @@ impl Table {
         }
     }
 
+    /// Empties the cache.
+    #[cfg(test)]
+    pub(super) fn evict(&self) {
+        self.cache.invalidate_all();
+    }
+
     // The hold after a crash.
 
     pub(super) fn hold(&self, namespace: &str, until: Instant) {
