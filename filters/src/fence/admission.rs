@@ -41,6 +41,19 @@ pub struct Drain {
     pub waiting: usize,
 }
 
+impl Default for Drain {
+    /// 30 s, then `refuse`; uploads are cut; 15 s to settle; 256 may wait.
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            on_timeout: OnTimeout::Refuse,
+            uploads: Uploads::Cut,
+            settle: Duration::from_secs(15),
+            waiting: 256,
+        }
+    }
+}
+
 /// What an advance does when its older writes have not ended in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnTimeout {

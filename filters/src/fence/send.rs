@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -445,6 +446,13 @@ pin_project! {
             body: Option<B>,
         },
         Sent { driver: Driver<B> },
+    }
+}
+
+/// The body of an answer that did not come from the service.
+impl<B: Body + From<Bytes>> From<Bytes> for ResponseBody<B> {
+    fn from(bytes: Bytes) -> Self {
+        Self::plain(B::from(bytes))
     }
 }
 
