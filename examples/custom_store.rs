@@ -15,13 +15,14 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
-use fencegate_filters::fence::{Access, Ask, Claim, Drain, Fence};
+use fencegate_filters::Key;
+use fencegate_filters::fence::{Claim, Fence};
 use fencegate_filters::store::{Binding, Raise, Record, Reply, Store, StoreError};
-use fencegate_filters::{Key, Token};
 use serde::{Deserialize, Serialize};
 
 type Marks = Arc<Mutex<BTreeMap<Key, Record>>>;
@@ -132,7 +133,7 @@ impl Store for FileStore {
         let from = after.map_or(prefix, |after| after.max(prefix));
         let marks = lock(&self.marks);
         let found = marks
-            .range::<str, _>(from..)
+            .range::<str, _>((Bound::Included(from), Bound::Unbounded))
             .filter(|one| after.is_none_or(|after| one.0.as_str() > after))
             .take_while(|one| one.0.as_str().starts_with(prefix));
         Ok(found
@@ -187,7 +188,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let store = FileStore::open(Path::new(&path))?;
         let fence = Fence::new(Arc::new(store), 1 << 20);
         for token in ["33", "34", "33"] {
-            let said = match fence.admit(claim(token.parse()?)).await {
+            let said = match fence
+                .admit(Claim::write(Key::new("objects", "42"), token.parse()?))
+                .await
+            {
                 Ok(_) => "admitted".to_owned(),
                 Err(refusal) => refusal.to_string(),
             };
@@ -195,21 +199,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
-}
-
-/// A write to one object.
-fn claim(token: Token) -> Claim {
-    let ask = Ask {
-        token,
-        holder: None,
-        access: Access::Write,
-        max_advance: None,
-        new_epochs: true,
-    };
-    Claim {
-        keys: [Key::new("objects", "42")].into_iter().collect(),
-        asks: [ask].into_iter().collect(),
-        write: true,
-        drain: Drain::default(),
-    }
 }

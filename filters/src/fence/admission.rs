@@ -21,7 +21,7 @@ use tokio::time::Sleep;
 
 use super::Fence;
 use super::in_flight::{Handle, Uploads};
-use super::lane::{Ask, Held, Ticket};
+use super::lane::{Access, Ask, Held, Ticket};
 use super::step::{self, Arrival, Bounds, Effects, Places, Refused};
 use crate::refusal::{Outcome, Reason, Refusal};
 use crate::{Key, Token};
@@ -78,6 +78,24 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// A write to one key, with this token; all else as by default.
+    #[must_use]
+    pub fn write(key: Key, token: Token) -> Self {
+        let ask = Ask {
+            token,
+            holder: None,
+            access: Access::Write,
+            max_advance: None,
+            new_epochs: true,
+        };
+        Self {
+            keys: SmallVec::from_iter([key]),
+            asks: SmallVec::from_iter([ask]),
+            write: true,
+            drain: Drain::default(),
+        }
+    }
+
     pub(super) fn refusal(&self, index: usize, refused: Refused) -> Refusal {
         if let Refused::Held(held) = refused {
             return self.held(index, held);
