@@ -209,8 +209,8 @@ impl Line {
             decision: facts.decision.as_str(),
             reason,
         });
-        if !facts.waited.is_zero() {
-            self.shared.metrics.waited(facts.waited);
+        if facts.decision == Decision::Admitted {
+            self.shared.metrics.admitted(facts.waited);
         }
         if let Some(took) = facts.upstream {
             self.shared.metrics.upstream(took);

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use fencegate_filters::limits::{LimitBody, LimitError};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -14,21 +15,16 @@ use crate::upstream::wire::UploadError;
 /// A request body: as it comes from the client, or received before.
 #[derive(Debug)]
 pub enum RequestBody {
-    /// As it comes, at most this many bytes of it.
-    Incoming {
-        /// What the codec reads.
-        body: Incoming,
-        /// What may still come (`limits.body`).
-        left: Option<u64>,
-    },
+    /// As it comes, within `limits.body`.
+    Incoming(LimitBody<Incoming>),
     /// Received whole before the request was admitted.
-    Spooled(Spooled),
+    Spooled(Box<Spooled>),
 }
 
 impl RequestBody {
-    /// A body as it comes from the client.
+    /// A body as it comes from the client, of at most `limit` bytes.
     pub const fn incoming(body: Incoming, limit: Option<u64>) -> Self {
-        Self::Incoming { body, left: limit }
+        Self::Incoming(LimitBody::new(body, limit))
     }
 }
 
@@ -41,37 +37,24 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.get_mut() {
-            Self::Incoming { body, left } => {
-                let frame = match Pin::new(body).poll_frame(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(None) => return Poll::Ready(None),
-                    Poll::Ready(Some(Err(_))) => {
-                        return Poll::Ready(Some(Err(UploadError::Client)));
-                    }
-                    Poll::Ready(Some(Ok(frame))) => frame,
-                };
-                if let (Some(left), Some(data)) = (left, frame.data_ref()) {
-                    match left.checked_sub(data.len() as u64) {
-                        Some(rest) => *left = rest,
-                        None => return Poll::Ready(Some(Err(UploadError::TooLarge))),
-                    }
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Self::Spooled(body) => Pin::new(body).poll_frame(cx),
+            Self::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(|error| match error {
+                LimitError::TooLarge(_) => UploadError::TooLarge,
+                LimitError::Body(_) => UploadError::Client,
+            }),
+            Self::Spooled(body) => Pin::new(body.as_mut()).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Incoming { body, .. } => body.is_end_stream(),
+            Self::Incoming(body) => body.is_end_stream(),
             Self::Spooled(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Incoming { body, .. } => body.size_hint(),
+            Self::Incoming(body) => body.size_hint(),
             Self::Spooled(body) => body.size_hint(),
         }
     }

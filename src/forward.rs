@@ -74,7 +74,7 @@ async fn forward(
     let out = Request::from_parts(head, body);
     let terms = Terms {
         admission: passage.facts().admission.take(),
-        token_headers: Arc::clone(&route.policy.token_headers),
+        trailers: route.trailers.clone(),
         body_timeout,
         upgrade,
     };

@@ -1,5 +1,6 @@
 //! From a client's request to its upstream, top to bottom.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -22,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::route::Route;
 use crate::spool::Spool;
 use crate::spool_layer::SpoolLayer;
+use crate::upstream::Upstream;
 use crate::wire::{ConnTimeouts, HeadLimits};
 
 /// What all connections and requests share.
@@ -34,10 +36,23 @@ pub struct Gateway {
     pub intake: Arc<ArcSwap<Intake>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// `trusted_proxies` and `forwarded`.
-    pub forwarded: ForwardedLayer,
+    /// What new connections are served by; a reload puts others in their place.
+    pub settings: ArcSwap<Settings>,
     /// Where large bodies are received.
     pub spool: Spool,
+    /// The upstreams in force.
+    pub upstreams: ArcSwap<BTreeMap<String, Arc<Upstream>>>,
+    /// Client connections.
+    pub connections: AtomicUsize,
+    /// Whether all listeners are bound and nothing is being stopped.
+    pub ready: AtomicBool,
+}
+
+/// What a connection is served by from its first request to its last.
+#[derive(Debug)]
+pub struct Settings {
+    /// `trusted_proxies` and `forwarded`.
+    pub forwarded: ForwardedLayer,
     /// Whether access lines are written.
     pub access_log: bool,
     /// The longest gap between two reads of a request body.
@@ -49,11 +64,7 @@ pub struct Gateway {
     /// How many requests one connection may carry.
     pub requests_per_connection: Option<u64>,
     /// How many client connections there may be.
-    pub most_connections: Option<usize>,
-    /// How many there are.
-    pub connections: AtomicUsize,
-    /// Whether all listeners are bound and nothing is being stopped.
-    pub ready: AtomicBool,
+    pub connections: Option<usize>,
 }
 
 impl Gateway {
@@ -62,6 +73,7 @@ impl Gateway {
     /// [`Refusal`](fencegate_filters::Refusal).
     pub fn service(
         &self,
+        settings: &Settings,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<AccessBody>,
@@ -74,7 +86,10 @@ impl Gateway {
     + 'static {
         ServiceBuilder::new()
             // One line and one count for every request; refusals become responses here.
-            .layer(AccessLayer::new(Arc::clone(&self.metrics), self.access_log))
+            .layer(AccessLayer::new(
+                Arc::clone(&self.metrics),
+                settings.access_log,
+            ))
             // HTTP that hops could read in two ways, and bodies that are too large.
             .layer(IntakeLayer::new(Arc::clone(&self.intake)))
             // Which route takes it, and which keys it touches.
@@ -85,15 +100,15 @@ impl Gateway {
             .layer(SpoolLayer::new(
                 self.fence.clone(),
                 self.spool.clone(),
-                self.body_timeout,
+                settings.body_timeout,
             ))
             // Compared, raised, made durable, drained: admitted.
             .layer(FenceLayer::new(self.fence.clone()))
             // What is meant for this hop alone ends here.
             .layer(HopByHopLayer::new())
             // Who asked, for the upstream.
-            .layer(self.forwarded.clone())
+            .layer(settings.forwarded.clone())
             // Sent once its connection is ready, if no newer token has come: in flight.
-            .service(Forward::new(self.body_timeout))
+            .service(Forward::new(settings.body_timeout))
     }
 }

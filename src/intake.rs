@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
+use fencegate_filters::Refusal;
 use fencegate_filters::guard::{self, GuardedNames};
+use fencegate_filters::limits::check_length;
 use fencegate_filters::route::Checked;
-use fencegate_filters::{Reason, Refusal};
 use http::{Request, Response};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -72,16 +72,8 @@ where
         let intake = self.intake.load();
         let (head, body) = request.into_parts();
         let limit = intake.body_limit;
-        let too_large = limit.is_some_and(|limit| body.size_hint().lower() > limit);
-        let checked = guard::check(&head, &intake.guarded).and_then(|()| {
-            if too_large {
-                return Err(Refusal::new(
-                    Reason::BodyTooLarge,
-                    "The body is above limits.body; nothing was forwarded.",
-                ));
-            }
-            Ok(())
-        });
+        let checked =
+            guard::check(&head, &intake.guarded).and_then(|()| check_length(&head.headers, limit));
         match checked {
             Ok(()) => {
                 let body = RequestBody::incoming(body, limit);

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod intake;
 pub mod logging;
 pub mod metrics;
+pub(crate) mod reload;
 pub mod route;
 pub mod run;
 pub mod server;

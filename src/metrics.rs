@@ -1,7 +1,6 @@
 //! The gateway's metrics, in the text format of Prometheus. Keys are never labels.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use fencegate_filters::fence::Fence;
@@ -55,7 +54,7 @@ pub struct Metrics {
     pub connections: Gauge,
     reloads: Family<ResultLabels, Counter>,
     commits: Histogram,
-    batches: Gauge<f64, AtomicU64>,
+    batches: Histogram,
 }
 
 fn seconds() -> Histogram {
@@ -78,7 +77,8 @@ impl Default for Metrics {
             connections: Gauge::default(),
             reloads: Family::default(),
             commits: seconds(),
-            batches: Gauge::default(),
+            // From 1 to 65,536 marks.
+            batches: Histogram::new(exponential_buckets(1.0, 2.0, 17)),
             registry: Registry::default(),
         };
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
@@ -89,12 +89,12 @@ impl Default for Metrics {
         );
         registry.register(
             "admission_seconds",
-            "From a request's head to its admission, where it had to wait",
+            "How long fenced requests waited for their admission",
             this.admission.clone(),
         );
         registry.register(
             "drain_seconds",
-            "How long an advance waited for older writes",
+            "The same for those that had to wait: for a sync, for older writes, or for them to settle",
             this.drain.clone(),
         );
         registry.register(
@@ -109,7 +109,7 @@ impl Default for Metrics {
         );
         registry.register(
             "store_batch_size",
-            "Marks in the last batch that was synced",
+            "Marks in one batch, made durable by one sync",
             this.batches.clone(),
         );
         registry.register("keys", "Keys that have a mark", this.keys.clone());
@@ -145,10 +145,12 @@ impl Metrics {
         self.requests.get_or_create(labels).inc();
     }
 
-    /// A request had to wait for its admission.
-    pub fn waited(&self, waited: Duration) {
+    /// A request was admitted after `waited`; zero where it did not have to wait.
+    pub fn admitted(&self, waited: Duration) {
         self.admission.observe(waited.as_secs_f64());
-        self.drain.observe(waited.as_secs_f64());
+        if !waited.is_zero() {
+            self.drain.observe(waited.as_secs_f64());
+        }
     }
 
     /// The upstream took so long for its head.
@@ -163,7 +165,7 @@ impl Metrics {
             clippy::cast_precision_loss,
             reason = "a batch is far below 2^52 marks"
         )]
-        self.batches.set(marks as f64);
+        self.batches.observe(marks as f64);
     }
 
     /// A reload of the config ended.

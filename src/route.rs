@@ -5,19 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencegate_filters::StripLayer;
 use fencegate_filters::fence::{self, Drain};
 use fencegate_filters::guard::GuardedNames;
 use fencegate_filters::key::{self, Case, KeyRule, KeyRules, KeyTemplate, PathRules};
 use fencegate_filters::policy::{AsPolicy, Holder, Mode, Policy, Require};
 use fencegate_filters::route::{RouteMatcher, Router};
+use fencegate_filters::{StripLayer, names};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::config::{self, Config, Position, Problem, Problems, Spanned};
 use crate::upstream::Upstream;
+use crate::upstream::upload::NOT_IN_TRAILERS;
 
 /// One route: its fence, and where its requests go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
     /// What it demands of requests.
     pub policy: Policy,
@@ -29,6 +30,8 @@ pub struct Route {
     pub spool: bool,
     /// What clients must not tell the upstream.
     pub strip: StripLayer,
+    /// What their trailers must not carry besides.
+    pub trailers: StripLayer,
     /// Headers that only the gateway knows.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether Destination is made the upstream's.
@@ -38,6 +41,15 @@ pub struct Route {
 impl AsPolicy for Route {
     fn policy(&self) -> &Policy {
         &self.policy
+    }
+}
+
+impl Route {
+    /// The same route while its rules change: it takes no request.
+    pub fn closed(&self) -> Self {
+        let mut closed = self.clone();
+        closed.policy.closed = true;
+        closed
     }
 }
 
@@ -170,6 +182,7 @@ impl Builder<'_> {
         let policy = Policy {
             route: Arc::from(route.name.value.as_str()),
             deny: route.deny,
+            closed: false,
             require: match fence.require {
                 config::Require::Writes => Require::Writes,
                 config::Require::All => Require::All,
@@ -213,16 +226,27 @@ impl Builder<'_> {
             .upstream
             .as_ref()
             .and_then(|name| self.config.upstreams.get(&name.value));
+        let strip = if fence.allow_method_override {
+            StripLayer::allowing_method_override()
+        } else {
+            StripLayer::new()
+        };
+        let named = policy.keys.keys().iter();
+        let named = named.filter_map(|rule| rule.token_header.clone());
+        let own = [
+            names::FENCING_TOKEN.clone(),
+            names::X_FENCING_TOKEN.clone(),
+            names::FENCING_HOLDER.clone(),
+        ];
+        let tokens = policy.token_headers.iter().cloned().chain(named).chain(own);
+        let tokens: Vec<_> = tokens.collect();
         let built = Route {
             policy,
             upstream,
             forward_token: fence.forward_token,
             spool: fence.body == config::Body::Spool,
-            strip: if fence.allow_method_override {
-                StripLayer::allowing_method_override()
-            } else {
-                StripLayer::new()
-            },
+            trailers: strip.with(NOT_IN_TRAILERS).with(&tokens),
+            strip,
             headers: of_upstream
                 .map(|upstream| {
                     upstream

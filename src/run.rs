@@ -20,9 +20,10 @@ use tokio::sync::{oneshot, watch};
 use crate::admin::Admin;
 use crate::builtin;
 use crate::config::{self, Config, Problems};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Settings};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
+use crate::reload::Reloader;
 use crate::route::RouteTable;
 use crate::server::{self, Stop};
 use crate::spool::Spool;
@@ -53,6 +54,8 @@ pub enum RunError {
     System(&'static str, io::Error),
     /// The store failed for good while serving.
     Failed(Arc<str>),
+    /// What was forwarded under the old rules did not end in time.
+    StillInUse(Vec<String>),
     /// A second signal cut the stop short.
     Impatient,
 }
@@ -83,6 +86,11 @@ impl fmt::Display for RunError {
                 f,
                 "the store failed for good ({why}); nothing is admitted any more: mend the disk, check with `fencegate store verify`, and start again"
             ),
+            Self::StillInUse(namespaces) => write!(
+                f,
+                "requests that were forwarded under the old rules of {} have not ended in time; try again",
+                namespaces.join(", ")
+            ),
             Self::Impatient => f.write_str("stopped at once by a second signal"),
         }
     }
@@ -98,7 +106,7 @@ impl std::error::Error for RunError {}
 pub fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     raise_file_limit();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let upstreams = upstreams(&config, workers)?;
+    let upstreams = upstreams(&config, workers, &|_, _| None)?;
     let table = RouteTable::build(&config, file, &upstreams).map_err(RunError::Config)?;
     let store = Arc::new(open_store(&config)?);
     let (failure, failed) = oneshot::channel();
@@ -106,19 +114,28 @@ pub fn serve(config: Config, file: &Path) -> Result<(), RunError> {
         // Nobody waits for it any more once the process is on its way out.
         let _ = failure.send(why);
     });
-    let settles = check_rules(&store, &table)?;
+    let (settles, rekeyed) = check_rules(&store, &table)?;
+    if let Some(until) = rekeyed {
+        // Under new keys nothing would hold what the last run left behind.
+        tracing::warn!(
+            "the keys are made anew after a run that did not end cleanly: waiting until its requests have settled"
+        );
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| RunError::System("could not start a runtime", error))?;
     let fence = Fence::new(Arc::clone(&store) as Arc<dyn Store>, config.store.cache);
     fence.limit_keys(config.limits.keys);
-    let gateway = Arc::new(gateway(&config, table, fence));
+    let gateway = Arc::new(gateway(&config, table, fence, upstreams));
+    let metrics = Arc::clone(&gateway.metrics);
+    store.on_batch(move |marks, took| metrics.committed(marks, took));
     let result = runtime.block_on(async {
         if !store.was_clean() {
             hold_orphans(&gateway.fence, &store, &settles);
         }
-        run(&config, &gateway, &upstreams, workers, failed).await
+        run(config, file, &gateway, &store, workers, failed).await
     });
     match result {
         Ok(clean) => {
@@ -149,10 +166,17 @@ pub fn check(config: &Config, file: &Path) -> Result<(), Problems> {
     RouteTable::build(config, file, &built.collect()).map(drop)
 }
 
-fn upstreams(config: &Config, workers: usize) -> Result<BTreeMap<String, Arc<Upstream>>, RunError> {
+/// `kept`: where an upstream is, where that must stay as it is.
+pub(crate) fn upstreams(
+    config: &Config,
+    workers: usize,
+    kept: &dyn Fn(&str, &config::Url) -> Option<upstream::Address>,
+) -> Result<BTreeMap<String, Arc<Upstream>>, RunError> {
     let mut upstreams = BTreeMap::new();
     for (name, upstream) in &config.upstreams {
-        let address = match upstream.urls.first().map(|url| &url.value) {
+        let url = upstream.urls.first().map(|url| &url.value);
+        let address = match url {
+            Some(url) if let Some(address) = kept(name, url) => address,
             Some(config::Url::Http(address)) => upstream::Address::Tcp {
                 host: address.host().to_owned(),
                 port: address.port(),
@@ -181,15 +205,15 @@ fn open_store(config: &Config) -> Result<EmbeddedStore, RunError> {
     Ok(store)
 }
 
-/// Compares the rules that keys come from with those that the marks were made by. Returns how long
-/// each namespace has to be held after a crash.
-fn check_rules(
-    store: &EmbeddedStore,
-    table: &RouteTable,
-) -> Result<BTreeMap<String, Duration>, RunError> {
+/// How long each namespace is held after a crash, and until when nothing may start at all.
+type Holds = (BTreeMap<String, Duration>, Option<Instant>);
+
+/// Compares the rules that keys come from with those that the marks were made by.
+fn check_rules(store: &EmbeddedStore, table: &RouteTable) -> Result<Holds, RunError> {
     let known = store.all_rules().map_err(RunError::Store)?;
     let mut settles = table.settles.clone();
     let mut changes = Vec::new();
+    let mut rekeyed = Duration::ZERO;
     for (namespace, rules) in &table.rules {
         let settle = table.settles.get(namespace).copied().unwrap_or_default();
         let stored = known.get(namespace);
@@ -197,9 +221,12 @@ fn check_rules(
             // Orphans run for as long as the old config allowed them to.
             let longest = settles.entry(namespace.clone()).or_default();
             *longest = (*longest).max(stored.settle);
-            if stored.fingerprint != rules.fingerprint && !rules.rekey {
-                changes.extend(differences(&stored.fingerprint, &rules.fingerprint));
-                continue;
+            if stored.fingerprint != rules.fingerprint {
+                rekeyed = rekeyed.max(stored.settle);
+                if !rules.rekey {
+                    changes.extend(differences(&stored.fingerprint, &rules.fingerprint));
+                    continue;
+                }
             }
         }
         let now = NamespaceRules {
@@ -216,16 +243,23 @@ fn check_rules(
         }
     }
     for (namespace, stored) in &known {
+        if !table.rules.contains_key(namespace) {
+            rekeyed = rekeyed.max(stored.settle);
+        }
         settles.entry(namespace.clone()).or_insert(stored.settle);
     }
+    let waits = !store.was_clean() && !rekeyed.is_zero();
     if changes.is_empty() {
-        Ok(settles)
+        Ok((settles, waits.then(|| store.opened_at() + rekeyed)))
     } else {
         Err(RunError::Rekeyed(changes))
     }
 }
 
-fn differences(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
+pub(crate) fn differences(
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+) -> Vec<String> {
     let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
     names.sort_unstable();
     names.dedup();
@@ -258,12 +292,12 @@ fn hold_orphans(fence: &Fence, store: &EmbeddedStore, settles: &BTreeMap<String,
     }
 }
 
-fn gateway(config: &Config, table: RouteTable, fence: Fence) -> Gateway {
-    let trusted = config
-        .trusted_proxies
-        .iter()
-        .filter_map(|cidr| cidr.to_string().parse::<Cidr>().ok());
-    let header_bytes = usize::try_from(config.limits.header_bytes).unwrap_or(usize::MAX);
+fn gateway(
+    config: &Config,
+    table: RouteTable,
+    fence: Fence,
+    upstreams: BTreeMap<String, Arc<Upstream>>,
+) -> Gateway {
     Gateway {
         fence,
         routes: Arc::new(ArcSwap::new(table.router)),
@@ -272,8 +306,20 @@ fn gateway(config: &Config, table: RouteTable, fence: Fence) -> Gateway {
             body_limit: config.limits.body,
         })),
         metrics: Arc::new(Metrics::default()),
-        forwarded: ForwardedLayer::new(trusted, config.forwarded),
+        settings: ArcSwap::from_pointee(settings(config)),
         spool: Spool::new(&config.store.path.join("spool")),
+        upstreams: ArcSwap::from_pointee(upstreams),
+        connections: AtomicUsize::new(0),
+        ready: AtomicBool::new(false),
+    }
+}
+
+pub(crate) fn settings(config: &Config) -> Settings {
+    let trusted = config.trusted_proxies.iter();
+    let trusted = trusted.filter_map(|network| network.to_string().parse::<Cidr>().ok());
+    let header_bytes = usize::try_from(config.limits.header_bytes).unwrap_or(usize::MAX);
+    Settings {
+        forwarded: ForwardedLayer::new(trusted, config.forwarded),
         access_log: config.log.access,
         body_timeout: config.timeouts.body,
         heads: HeadLimits {
@@ -288,9 +334,7 @@ fn gateway(config: &Config, table: RouteTable, fence: Fence) -> Gateway {
             write_stall: config.timeouts.idle,
         },
         requests_per_connection: config.limits.requests_per_connection,
-        most_connections: config.limits.connections,
-        connections: AtomicUsize::new(0),
-        ready: AtomicBool::new(false),
+        connections: config.limits.connections,
     }
 }
 
@@ -309,14 +353,15 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> Result<Self, RunError> {
+    fn new() -> Result<(Self, Signal), RunError> {
         let listen = |kind| {
             signal(kind).map_err(|error| RunError::System("could not listen for signals", error))
         };
-        Ok(Self {
+        let signals = Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
-        })
+        };
+        Ok((signals, listen(SignalKind::hangup())?))
     }
 
     async fn stop(&mut self) {
@@ -329,13 +374,14 @@ impl Signals {
 
 /// Serves until a signal or the store's failure. `Ok(true)`: nothing is left running.
 async fn run(
-    config: &Config,
+    config: Config,
+    file: &Path,
     gateway: &Arc<Gateway>,
-    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    store: &Arc<EmbeddedStore>,
     workers: usize,
     failed: oneshot::Receiver<Arc<str>>,
 ) -> Result<bool, RunError> {
-    let mut signals = Signals::new()?;
+    let (mut signals, reload) = Signals::new()?;
     let (stop, stopped) = watch::channel(Stop::Serving);
     let mut bound = Vec::new();
     let mut per_worker: Vec<Vec<std::net::TcpListener>> =
@@ -362,22 +408,27 @@ async fn run(
             tokio::spawn(Arc::clone(&api).serve(socket));
         }
     }
-    let threads = start_workers(per_worker, gateway, upstreams, &stopped)?;
+    let threads = start_workers(per_worker, gateway, &stopped)?;
     gateway.ready.store(true, Ordering::SeqCst);
     say_ready(&bound);
 
     let mut failed = failed;
+    let mut reloader = Reloader::new(
+        file,
+        config,
+        Arc::clone(gateway),
+        Arc::clone(store),
+        workers,
+    );
     tokio::select! {
         () = signals.stop() => {}
-        why = &mut failed => {
-            if let Ok(why) = why {
-                return Err(RunError::Failed(why));
-            }
-        }
+        never = reloader.run(reload) => match never {},
+        Ok(why) = &mut failed => return Err(RunError::Failed(why)),
     }
+    let timeout = reloader.config().shutdown.timeout;
     gateway.ready.store(false, Ordering::SeqCst);
     tracing::info!("stopping: no new connections, requests on their way may end");
-    let stopping = wind_down(config, gateway, upstreams, &stop);
+    let stopping = wind_down(timeout, gateway, &stop);
     let clean = tokio::select! {
         clean = stopping => clean,
         () = signals.stop() => return Err(RunError::Impatient),
@@ -392,25 +443,18 @@ async fn run(
 }
 
 /// Lets everything end, cuts what does not, and waits until it has settled. `true`: nothing is left.
-async fn wind_down(
-    config: &Config,
-    gateway: &Gateway,
-    upstreams: &BTreeMap<String, Arc<Upstream>>,
-    stop: &watch::Sender<Stop>,
-) -> bool {
+async fn wind_down(timeout: Duration, gateway: &Gateway, stop: &watch::Sender<Stop>) -> bool {
     let idle =
         || gateway.connections.load(Ordering::SeqCst) == 0 && gateway.fence.totals().in_flight == 0;
     stop.send_replace(Stop::Draining);
-    until(config.shutdown.timeout, idle).await;
+    until(timeout, idle).await;
     stop.send_replace(Stop::Cutting);
     gateway.fence.cut_all();
-    let settle = upstreams.values().map(|upstream| upstream.settle).max();
-    // The hold after a crash may have begun with a longer settle than any of today's.
-    until(settle.unwrap_or_default() + Duration::from_secs(1), || {
-        gateway.fence.is_quiet()
-    })
-    .await;
-    gateway.fence.is_quiet()
+    // Whatever is unsettled now, or held after a crash, has its own time and then is no more.
+    while !gateway.fence.is_quiet() {
+        tokio::time::sleep(LOOK).await;
+    }
+    true
 }
 
 async fn until(longest: Duration, done: impl Fn() -> bool) {
@@ -436,7 +480,6 @@ fn say_ready(bound: &[(&str, io::Result<SocketAddr>)]) {
 fn start_workers(
     per_worker: Vec<Vec<std::net::TcpListener>>,
     gateway: &Arc<Gateway>,
-    upstreams: &BTreeMap<String, Arc<Upstream>>,
     stopped: &watch::Receiver<Stop>,
 ) -> Result<Vec<JoinHandle<()>>, RunError> {
     let start = |error| RunError::System("could not start a worker", error);
@@ -447,7 +490,6 @@ fn start_workers(
             .build()
             .map_err(start)?;
         let gateway = Arc::clone(gateway);
-        let upstreams: Vec<_> = upstreams.values().cloned().collect();
         let mut stopped = stopped.clone();
         let worker = std::thread::Builder::new()
             .name(format!("worker-{number}"))
@@ -463,7 +505,7 @@ fn start_workers(
                             }
                         });
                     }
-                    tokio::spawn(reap(upstreams));
+                    tokio::spawn(reap(gateway));
                     // What settles is timed here, so the worker lives until the process is done.
                     while stopped.changed().await.is_ok() {}
                 });
@@ -474,10 +516,10 @@ fn start_workers(
     Ok(threads)
 }
 
-async fn reap(upstreams: Vec<Arc<Upstream>>) {
+async fn reap(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(REAP).await;
-        for upstream in &upstreams {
+        for upstream in gateway.upstreams.load().values() {
             upstream.reap();
         }
     }

@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use tower_service::Service;
 
 use crate::access::AccessBody;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Settings};
 use crate::wire::{
     ClientIo, ConnState, Expired, LingerLimits, Refuse, Serving, ServingBody, Violation, Watchdog,
 };
@@ -87,7 +87,6 @@ pub async fn accept(
     mut stop: watch::Receiver<Stop>,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let service = gateway.service();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -107,13 +106,9 @@ pub async fn accept(
         };
         // A broken socket shows at its first use.
         let _ = stream.set_nodelay(true);
-        let serving = connection(
-            stream,
-            peer,
-            Arc::clone(&gateway),
-            service.clone(),
-            stop.clone(),
-        );
+        let settings = gateway.settings.load_full();
+        let service = gateway.service(&settings);
+        let serving = connection(stream, peer, settings, service, stop.clone());
         tokio::spawn(async move {
             serving.await;
             drop(counted);
@@ -138,7 +133,11 @@ impl Counted {
         let before = gateway.connections.fetch_add(1, Ordering::Relaxed);
         gateway.metrics.connections.inc();
         let counted = Self(Arc::clone(gateway));
-        let fits = gateway.most_connections.is_none_or(|most| before < most);
+        let fits = gateway
+            .settings
+            .load()
+            .connections
+            .is_none_or(|most| before < most);
         fits.then_some(counted)
     }
 }
@@ -154,7 +153,7 @@ impl Drop for Counted {
 async fn connection<S>(
     stream: TcpStream,
     peer: SocketAddr,
-    gateway: Arc<Gateway>,
+    settings: Arc<Settings>,
     service: S,
     mut stop: watch::Receiver<Stop>,
 ) where
@@ -170,7 +169,7 @@ async fn connection<S>(
     let refuse: Refuse = Arc::new(answer_broken_head);
     let io = ClientIo::new(
         stream,
-        gateway.heads,
+        settings.heads,
         LingerLimits::default(),
         Arc::clone(&state),
         refuse,
@@ -182,15 +181,15 @@ async fn connection<S>(
         tunnel: tunnel.clone(),
         peer: Peer::new(Some(peer.ip()), Scheme::Http),
         requests: AtomicU64::new(0),
-        most: gateway.requests_per_connection,
+        most: settings.requests_per_connection,
     };
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None);
-    if gateway.heads.header_count >= 100 {
-        builder.max_headers(gateway.heads.header_count + 1);
+    if settings.heads.header_count >= 100 {
+        builder.max_headers(settings.heads.header_count + 1);
     }
     let mut conn = builder.serve_connection(io, service);
-    let mut watchdog = Watchdog::new(gateway.timeouts);
+    let mut watchdog = Watchdog::new(settings.timeouts);
     let mut expired = false;
     let mut draining = false;
     let mut stopping = pin!(async move {

@@ -87,15 +87,19 @@ where
             .get::<Arc<Route>>()
             .is_some_and(|route| route.spool);
         if !spools || request.body().is_end_stream() {
-            return ResponseFuture::Inner {
-                future: self.inner.call(request),
+            return ResponseFuture {
+                state: State::Inner {
+                    future: self.inner.call(request),
+                },
             };
         }
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        ResponseFuture::Receiving {
-            received: Box::pin(receive(Arc::clone(&self.shared), request)),
-            inner: Some(inner),
+        ResponseFuture {
+            state: State::Receiving {
+                received: Box::pin(receive(Arc::clone(&self.shared), request)),
+                inner: Some(inner),
+            },
         }
     }
 }
@@ -113,22 +117,33 @@ async fn receive(
     let spooled = shared.spool.receive(body, shared.body_timeout).await?;
     // The client has been asked to go on by now.
     head.headers.remove(header::EXPECT);
-    Ok(Request::from_parts(head, RequestBody::Spooled(spooled)))
+    Ok(Request::from_parts(
+        head,
+        RequestBody::Spooled(Box::new(spooled)),
+    ))
 }
 
 pin_project! {
     /// The future of [`SpoolService`].
-    #[project = Project]
-    pub enum ResponseFuture<S>
+    pub struct ResponseFuture<S>
     where
         S: Service<Request<RequestBody>>,
     {
-        /// Receives the body.
+        #[pin]
+        state: State<S>,
+    }
+}
+
+pin_project! {
+    #[project = Project]
+    enum State<S>
+    where
+        S: Service<Request<RequestBody>>,
+    {
         Receiving {
             received: Received,
             inner: Option<S>,
         },
-        /// Waits for the inner service.
         Inner {
             #[pin]
             future: S::Future,
@@ -143,9 +158,10 @@ where
 {
     type Output = Result<Response<RB>, Refusal>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
         loop {
-            let future = match self.as_mut().project() {
+            let future = match state.as_mut().project() {
                 Project::Inner { future } => return future.poll(cx).map_err(Into::into),
                 Project::Receiving { received, inner } => {
                     let request = match received.as_mut().poll(cx) {
@@ -158,7 +174,7 @@ where
                     inner.call(request)
                 }
             };
-            self.set(ResponseFuture::Inner { future });
+            state.set(State::Inner { future });
         }
     }
 }

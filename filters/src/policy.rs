@@ -48,6 +48,8 @@ pub struct Policy {
     pub route: Arc<str>,
     /// Refuse whatever matches.
     pub deny: bool,
+    /// Take no request for now: the rules that keys come from are being changed.
+    pub closed: bool,
     /// Which requests are fenced.
     pub require: Require,
     /// Whether refusals are answered.
@@ -80,6 +82,7 @@ impl Policy {
         Self {
             route: route.into(),
             deny: false,
+            closed: false,
             require: Require::Writes,
             mode: Mode::Enforce,
             keys,

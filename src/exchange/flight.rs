@@ -98,7 +98,7 @@ pub(super) enum Headed {
     /// The response, to be passed on.
     Response(Response<ResponseBody>),
     /// Not a byte was written: the request, to be sent on another connection.
-    Unsent(Request<Upload>, Option<Permit>),
+    Unsent(Box<Request<Upload>>, Option<Permit>),
     /// It failed.
     Failed(Refusal),
 }
@@ -175,7 +175,7 @@ impl Flight {
         match answer {
             Ok(response) => Poll::Ready(self.answered(&mut slot, *head, response, cx)),
             Err(mut error) => Poll::Ready(match error.take_message() {
-                Some(request) => Headed::Unsent(request, head.permit),
+                Some(request) => Headed::Unsent(Box::new(request), head.permit),
                 None => {
                     let refusal = failed(head.conn.wire.upload_error());
                     self.close(head.conn, head.permit, head.has_body);

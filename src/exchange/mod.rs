@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fencegate_filters::fence::{Admission, Permit};
-use fencegate_filters::{Reason, Refusal};
-use http::{HeaderName, Request, Response, StatusCode};
+use fencegate_filters::{Reason, Refusal, StripLayer};
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 
 pub use self::flight::ResponseStream;
@@ -26,8 +26,8 @@ use crate::upstream::{Conn, Upstream};
 pub struct Terms {
     /// The admission; `None` for a request that is not fenced.
     pub admission: Option<Admission>,
-    /// The route's token headers, which trailers must not carry.
-    pub token_headers: Arc<[HeaderName]>,
+    /// What the client's trailers must not carry.
+    pub trailers: StripLayer,
     /// The longest gap between two reads of the request body.
     pub body_timeout: Option<Duration>,
     /// Where the client's stream comes from, where the request asks for another protocol.
@@ -63,11 +63,7 @@ pub async fn exchange(
             Some(admission) => Some(admission.send(&handle(&flight))?),
             None => None,
         };
-        let upload = Upload::new(
-            body,
-            Arc::clone(&conn.wire),
-            Arc::clone(&terms.token_headers),
-        );
+        let upload = Upload::new(body, Arc::clone(&conn.wire), terms.trailers.clone());
         let mut request = Request::from_parts(parts, upload);
         if expects {
             let wire = Arc::clone(&conn.wire);

@@ -4,6 +4,7 @@
 //! is written at once.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use fencegate_filters::store::StoreError;
 
@@ -125,9 +126,15 @@ impl Committer {
             if self.group.is_empty() {
                 continue;
             }
+            let began = Instant::now();
             let appended = self.log.append(&mut self.buffer, records);
             match appended {
-                Ok(sequence) => self.publish(sequence),
+                Ok(sequence) => {
+                    if let Some(hook) = self.shared.on_batch.get() {
+                        hook(records as usize, began.elapsed());
+                    }
+                    self.publish(sequence);
+                }
                 Err(error) => {
                     let error = self.refusal(error);
                     for Pending { reply, .. } in self.group.drain(..) {

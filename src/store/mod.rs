@@ -157,6 +157,13 @@ impl EmbeddedStore {
         self.engine.shared.on_failure(Box::new(hook));
     }
 
+    /// Calls `hook` after every batch with the number of its marks and the time that its write and
+    /// sync took, on the committing thread. The first hook stays.
+    pub fn on_batch(&self, hook: impl Fn(usize, Duration) + Send + Sync + 'static) {
+        // A second one has nobody to tell.
+        let _ = self.engine.shared.on_batch.set(Box::new(hook));
+    }
+
     /// Answers what is pending, then ends. With `clean`, the next opening will find that nothing
     /// was in flight. The directory stays locked until the store is dropped.
     ///

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
 use fencegate_filters::Key;
@@ -92,7 +92,11 @@ pub(super) struct Shared {
     failure: Mutex<Failure>,
     /// Whether `failure` says anything: asked with each call.
     has_failed: AtomicBool,
+    /// Is told of every batch: its marks, and how long they took.
+    pub(super) on_batch: OnceLock<BatchHook>,
 }
+
+pub(super) type BatchHook = Box<dyn Fn(usize, Duration) + Send + Sync>;
 
 impl Shared {
     pub(super) fn new(
@@ -123,6 +127,7 @@ impl Shared {
             room_wait: Condvar::new(),
             failure: Mutex::default(),
             has_failed: AtomicBool::new(false),
+            on_batch: OnceLock::new(),
         }
     }
 

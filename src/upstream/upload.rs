@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use fencegate_filters::StripLayer;
+use http::{HeaderName, header};
 use http_body::{Body, Frame, SizeHint};
 
-use super::wire::{UploadError, Wire};
+use super::wire::Wire;
 use crate::body::RequestBody;
 
 /// Trailer fields that a recipient may merge into the header (RFC 9110, section 6.5.1): what the
 /// fence decides by must not come from there.
-const NOT_IN_TRAILERS: &[HeaderName] = &[
+pub const NOT_IN_TRAILERS: &[HeaderName] = &[
     header::HOST,
     header::AUTHORIZATION,
     header::CONNECTION,
@@ -32,38 +33,23 @@ pub struct Upload {
     wire: Arc<Wire>,
     /// What is left of a body whose length is known: the codec does not ask for its end.
     left: Option<u64>,
-    token_headers: Arc<[HeaderName]>,
+    trailers: StripLayer,
 }
 
 impl Upload {
-    /// `token_headers` are those of the route, which are not forwarded in trailers.
-    pub fn new(body: RequestBody, wire: Arc<Wire>, token_headers: Arc<[HeaderName]>) -> Self {
+    /// `trailers`: what is not forwarded in trailers.
+    pub fn new(body: RequestBody, wire: Arc<Wire>, trailers: StripLayer) -> Self {
         Self {
             left: body.size_hint().exact(),
             body,
             wire,
-            token_headers,
+            trailers,
         }
     }
 
     /// The same body, for another connection: not a byte of it has been read.
     pub fn into_body(self) -> RequestBody {
         self.body
-    }
-
-    fn clean(&self, mut trailers: HeaderMap) -> HeaderMap {
-        for name in NOT_IN_TRAILERS.iter().chain(&*self.token_headers) {
-            trailers.remove(name);
-        }
-        let fencing: Vec<HeaderName> = trailers
-            .keys()
-            .filter(|name| name.as_str().starts_with("fencing-"))
-            .cloned()
-            .collect();
-        for name in fencing {
-            trailers.remove(name);
-        }
-        trailers
     }
 }
 
@@ -97,9 +83,10 @@ impl Body for Upload {
                 this.wire.set_waits_for_client(false);
                 this.wire.progress();
                 let frame = match frame.into_trailers() {
-                    Ok(trailers) => {
+                    Ok(mut trailers) => {
                         this.wire.body_has_ended();
-                        return Poll::Ready(Some(Ok(Frame::trailers(this.clean(trailers)))));
+                        this.trailers.filter(&mut trailers);
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                     }
                     Err(frame) => frame,
                 };
@@ -134,9 +121,3 @@ impl std::fmt::Display for UploadFailed {
 }
 
 impl std::error::Error for UploadFailed {}
-
-impl From<UploadError> for UploadFailed {
-    fn from(_: UploadError) -> Self {
-        Self
-    }
-}

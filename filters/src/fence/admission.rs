@@ -254,7 +254,7 @@ impl Admit {
         });
         let uploads = claim.drain.uploads;
         table.carry_out(&claim.keys, effects, |older| {
-            Arc::clone(older).drain(uploads)
+            Arc::clone(older).drain(uploads);
         });
         match arrival {
             Arrival::Admitted => Some(Ok(())),

@@ -70,9 +70,10 @@ where
         let claim = passage.facts().claim.take();
         let Some((claim, mode)) = claim else {
             passage.facts().decision = Decision::Unfenced;
-            return ResponseFuture::Inner {
+            return State::Inner {
                 future: self.inner.call(request),
-            };
+            }
+            .into();
         };
         if mode == Mode::Observe {
             let admission = self.fence.observe(claim);
@@ -81,43 +82,57 @@ where
             facts.admission = Some(admission);
             facts.decision = Decision::Observed;
             drop(facts);
-            return ResponseFuture::Inner {
+            return State::Inner {
                 future: self.inner.call(request),
-            };
+            }
+            .into();
         }
         // The service that was polled ready is the one to call.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        ResponseFuture::Admitting {
+        State::Admitting {
             began: None,
             admit: self.fence.admit(claim),
             passage,
             next: Some((inner, request)),
         }
+        .into()
     }
 }
 
 pin_project! {
     /// The future of [`FenceService`].
-    #[project = Project]
-    pub enum ResponseFuture<S, B>
+    pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
     {
-        /// Waits to be admitted.
-        #[doc(hidden)]
+        #[pin]
+        state: State<S, B>,
+    }
+}
+
+pin_project! {
+    #[project = Project]
+    enum State<S, B>
+    where
+        S: Service<Request<B>>,
+    {
         Admitting {
             began: Option<Instant>,
             admit: Admit,
             passage: Passage,
             next: Option<(S, Request<B>)>,
         },
-        /// Waits for the inner service.
-        #[doc(hidden)]
         Inner {
             #[pin]
             future: S::Future,
         },
+    }
+}
+
+impl<S: Service<Request<B>>, B> From<State<S, B>> for ResponseFuture<S, B> {
+    fn from(state: State<S, B>) -> Self {
+        Self { state }
     }
 }
 
@@ -128,9 +143,10 @@ where
 {
     type Output = Result<Response<RB>, Refusal>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
         loop {
-            let future = match self.as_mut().project() {
+            let future = match state.as_mut().project() {
                 Project::Inner { future } => return future.poll(cx).map_err(Into::into),
                 Project::Admitting {
                     began,
@@ -159,7 +175,7 @@ where
                     inner.call(request)
                 }
             };
-            self.set(ResponseFuture::Inner { future });
+            state.set(State::Inner { future });
         }
     }
 }

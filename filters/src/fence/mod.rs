@@ -242,10 +242,10 @@ impl Fence {
         quiet
     }
 
-    /// The same for the keys of one namespace, holds not counted.
+    /// The same for the keys of one namespace.
     #[must_use]
     pub fn is_namespace_quiet(&self, namespace: &str) -> bool {
-        let mut quiet = true;
+        let mut quiet = !self.table.is_namespace_held(namespace);
         self.table.each(|key, lane| {
             quiet &= key.namespace() != namespace || lane.is_quiet();
         });

@@ -80,29 +80,32 @@ where
             read: Arc::clone(&read),
         });
         let Some(admission) = admission else {
-            return SendFuture::Passing {
+            return State::Passing {
                 future: self.inner.call(request),
-            };
+            }
+            .into();
         };
         let flight = Arc::new(Flight::new(read));
         let handle = Arc::clone(&flight) as Handle;
         let permit = match admission.send(&handle) {
             Ok(permit) => permit,
             Err(refusal) => {
-                return SendFuture::Refused {
+                return State::Refused {
                     refusal: Some(refusal),
-                };
+                }
+                .into();
             }
         };
         let future = self.inner.call(request);
         if !permit.is_write() {
-            return SendFuture::Passing { future };
+            return State::Passing { future }.into();
         }
         let running = Box::pin(async move { future.await.map_err(Into::into) });
         *flight.lock() = Slot::Running(running, permit);
-        SendFuture::Sent {
+        State::Sent {
             driver: Some(Driver { flight }),
         }
+        .into()
     }
 }
 
@@ -325,26 +328,37 @@ impl<B: Body> Drop for Driver<B> {
 
 pin_project! {
     /// The future of [`SendService`].
+    pub struct SendFuture<F, B>
+    where
+        B: Body,
+    {
+        #[pin]
+        state: State<F, B>,
+    }
+}
+
+pin_project! {
     #[project = Project]
-    pub enum SendFuture<F, B>
+    enum State<F, B>
     where
         B: Body,
     {
         /// A newer token has come since it was admitted.
-        #[doc(hidden)]
         Refused { refusal: Option<Refusal> },
         /// Nothing that is in flight: unfenced, or a read.
-        #[doc(hidden)]
         Passing {
             #[pin]
             future: F,
         },
-        /// In flight.
-        #[doc(hidden)]
         Sent { driver: Option<Driver<B>> },
         /// It has answered.
-        #[doc(hidden)]
         Done,
+    }
+}
+
+impl<F, B: Body> From<State<F, B>> for SendFuture<F, B> {
+    fn from(state: State<F, B>) -> Self {
+        Self { state }
     }
 }
 
@@ -356,8 +370,9 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, Refusal>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = match self.as_mut().project() {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        let answer = match state.as_mut().project() {
             Project::Done => return Poll::Pending,
             Project::Refused { refusal } => match refusal.take() {
                 Some(refusal) => Err(refusal),
@@ -384,7 +399,7 @@ where
                 })
             }
         };
-        self.set(SendFuture::Done);
+        state.set(State::Done);
         Poll::Ready(answer)
     }
 }

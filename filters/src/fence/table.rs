@@ -363,7 +363,11 @@ impl Table {
     }
 
     fn is_held(&self, key: &Key) -> bool {
-        self.holding.load(Ordering::SeqCst) && lock(&self.holds).contains_key(key.namespace())
+        self.is_namespace_held(key.namespace())
+    }
+
+    pub(super) fn is_namespace_held(&self, namespace: &str) -> bool {
+        self.holding.load(Ordering::SeqCst) && lock(&self.holds).contains_key(namespace)
     }
 
     // What is in use.
@@ -438,7 +442,6 @@ impl Drop for Taken<'_> {
 
 fn shard_of(key: &Key) -> usize {
     // The upper bits: the hash table inside the shard uses the lower ones.
-    #[expect(clippy::cast_possible_truncation, reason = "below 64 after the shift")]
     let at = (key.hash_value() >> 58) as usize;
     at % SHARDS
 }

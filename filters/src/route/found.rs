@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use smallvec::SmallVec;
 
 use super::RouteMatcher;
@@ -204,6 +205,14 @@ impl<R> From<&RouteError<'_, R>> for Refusal {
             RouteError::AmbiguousPath { .. } => Reason::AmbiguousPath,
             RouteError::AmbiguousQuery { .. } | RouteError::Host(_) => Reason::BadRequest,
         };
-        Self::new(reason, error.to_string())
+        let refusal = Self::new(reason, error.to_string());
+        let RouteError::MethodNotAllowed { allowed } = error else {
+            return refusal;
+        };
+        let names: Vec<&str> = allowed.iter().map(|method| method.as_str()).collect();
+        match HeaderValue::try_from(names.join(", ")) {
+            Ok(allowed) => refusal.with_allow(Arc::new(allowed)),
+            Err(_) => refusal,
+        }
     }
 }

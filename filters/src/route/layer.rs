@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use http::{Request, Response, header};
+use http::{Method, Request, Response, header};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Match, RequestView, RouteError, RouteMatcher, Router};
 use crate::hop_by_hop::upgrades;
-use crate::key::KeyParts;
+use crate::key::{KeyRule, destination_path};
 use crate::passage::{Facts, KeyFact, Passage};
 use crate::policy::{AsPolicy, Mode, Policy, Require};
 use crate::refusal::{Reason, Refusal};
@@ -132,8 +132,14 @@ fn find<R: AsPolicy, B>(
                     "This route refuses all requests.",
                 ));
             }
+            if policy.closed {
+                return Err(Refusal::new(
+                    Reason::Draining,
+                    "The rules of this route are being changed, and what was forwarded under the old ones has not ended; try again.",
+                ));
+            }
             if is_fenced(policy, request) {
-                make_keys(policy, &found, request, facts);
+                make_keys(router, policy, &found, request, facts);
             }
             Arc::clone(found.route)
         }
@@ -154,18 +160,16 @@ fn find<R: AsPolicy, B>(
 }
 
 fn make_keys<R: AsPolicy, B>(
+    router: &Router<Arc<R>>,
     policy: &Policy,
     found: &Match<'_, '_, Arc<R>>,
     request: &Request<B>,
     facts: &mut Facts,
 ) {
-    let captures = found.captures();
-    let derived = policy.keys.derive(&KeyParts {
-        captures: &captures,
-        host: found.host(),
-        path: found.path(),
-        query: request.uri().query(),
-        headers: request.headers(),
+    let derived = found.keys(&policy.keys, request.uri().query(), request.headers());
+    let derived = derived.map_err(Refusal::from).and_then(|keys| {
+        check_destination(router, policy, found, request)?;
+        Ok(keys)
     });
     match derived {
         Ok(keys) => {
@@ -178,8 +182,47 @@ fn make_keys<R: AsPolicy, B>(
                 })
                 .collect();
         }
-        Err(error) => facts.key_error = Some(Refusal::from(error)),
+        Err(refusal) => facts.key_error = Some(refusal),
     }
+}
+
+/// A Destination names a resource of some route, and its key here must be the one that it has
+/// there: a route of another namespace would fence it under another name.
+fn check_destination<R: AsPolicy, B>(
+    router: &Router<Arc<R>>,
+    policy: &Policy,
+    found: &Match<'_, '_, Arc<R>>,
+    request: &Request<B>,
+) -> Result<(), Refusal> {
+    let uses = |rule: &KeyRule| {
+        let mut headers = rule.template.uses().headers.into_iter();
+        headers.any(|name| name.as_str() == "destination")
+    };
+    if !policy.keys.keys().iter().any(uses) {
+        return Ok(());
+    }
+    let Some(path) = destination_path(request.headers(), found.host())? else {
+        return Ok(());
+    };
+    let view = RequestView {
+        method: &Method::PUT,
+        host: found.host(),
+        path,
+        query: None,
+    };
+    let same = match router.find(&view) {
+        Ok(there) => there.route.policy().keys.namespace() == policy.keys.namespace(),
+        // What the gateway would not take as a target is no target of a copy either.
+        Err(RouteError::MethodNotAllowed { .. }) => true,
+        Err(_) => false,
+    };
+    if same {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::BadRequest,
+        "The Destination belongs to another route's namespace, or to none: its key here would not be the one that it has there.",
+    ))
 }
 
 /// Whether keys are needed: a read without any token passes, whatever its key is.
@@ -209,15 +252,18 @@ fn is_fenced<B>(policy: &Policy, request: &Request<B>) -> bool {
 
 pin_project! {
     /// The future of a filter that decides before it calls the service behind it.
-    #[project = CheckedProject]
-    pub enum Checked<F> {
-        /// Refused here.
-        #[doc(hidden)]
+    pub struct Checked<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = Project]
+    enum State<F> {
         Refused {
             refusal: Option<Refusal>,
         },
-        /// The inner service's answer.
-        #[doc(hidden)]
         Inner {
             #[pin]
             future: F,
@@ -228,13 +274,17 @@ pin_project! {
 impl<F> Checked<F> {
     /// Passed on.
     pub const fn go(future: F) -> Self {
-        Self::Inner { future }
+        Self {
+            state: State::Inner { future },
+        }
     }
 
     /// Refused here.
     pub const fn refuse(refusal: Refusal) -> Self {
-        Self::Refused {
-            refusal: Some(refusal),
+        Self {
+            state: State::Refused {
+                refusal: Some(refusal),
+            },
         }
     }
 }
@@ -247,12 +297,12 @@ where
     type Output = Result<T, Refusal>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            CheckedProject::Refused { refusal } => match refusal.take() {
+        match self.project().state.project() {
+            Project::Refused { refusal } => match refusal.take() {
                 Some(refusal) => Poll::Ready(Err(refusal)),
                 None => Poll::Pending,
             },
-            CheckedProject::Inner { future } => future.poll(cx).map_err(Into::into),
+            Project::Inner { future } => future.poll(cx).map_err(Into::into),
         }
     }
 }

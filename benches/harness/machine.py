@@ -1,0 +1,105 @@
+"""The machine under the benchmark: its cores, what else they were doing, and which programs are installed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class BenchError(Exception):
+    """A benchmark that can't go on; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """The proxy has one core for itself; load generator and upstream share the other."""
+
+    proxy: int
+    load: int
+
+    @staticmethod
+    def choose(proxy: int | None, load: int | None) -> "Cores":
+        """The first two cores that this process may use, unless they are named."""
+        allowed = sorted(os.sched_getaffinity(0))
+        for named in (proxy, load):
+            if named is not None and named not in allowed:
+                raise BenchError(f"core {named} is not one of those this process may use: {allowed}")
+        free = [core for core in allowed if core not in (proxy, load)]
+        proxy = free.pop(0) if proxy is None and free else proxy
+        load = free.pop(0) if load is None and free else load
+        if proxy is None or load is None or proxy == load:
+            raise BenchError(f"two cores are needed, one for the proxy and one for the load; usable here: {allowed}")
+        return Cores(proxy, load)
+
+
+@dataclass(frozen=True)
+class CoreTimes:
+    """Seconds since boot that one core spent in processes, and that the hypervisor gave to others."""
+
+    busy: float
+    stolen: float
+
+    @staticmethod
+    def read(core: int) -> "CoreTimes":
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *fields = line.split()
+            if name == f"cpu{core}":
+                user, nice, system, _idle, _iowait, _irq, _softirq, steal = map(int, fields[:8])
+                return CoreTimes((user + nice + system) / TICKS_PER_SECOND, steal / TICKS_PER_SECOND)
+        raise BenchError(f"/proc/stat has no core {core}")
+
+
+def find_program(name: str) -> str | None:
+    """The path of an installed program, the system directories included that are not on every user's PATH."""
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def require_program(name: str) -> str:
+    path = find_program(name)
+    if path is None:
+        raise BenchError(f"{name} is not installed: run benches/setup.sh")
+    return path
+
+
+def first_line_of(*command: str) -> str:
+    """The first line a command prints on either stream, or an empty string if it fails."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=10, cwd=REPOSITORY
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip().partition("\n")[0] if done.returncode == 0 else ""
+
+
+def processor_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def source_version() -> str:
+    """The commit the figures belong to, with `-dirty` where files differ from it."""
+    return first_line_of("git", "describe", "--always", "--dirty", "--abbrev=12")
+
+
+def filesystem_of(directory: Path) -> str:
+    return first_line_of("stat", "--file-system", "--format=%T", str(directory))
+
+
+def describe(cores: Cores) -> dict:
+    return {
+        "processor": processor_name(),
+        "kernel": platform.release(),
+        "proxy_core": cores.proxy,
+        "load_core": cores.load,
+        "commit": source_version(),
+    }

@@ -1,0 +1,186 @@
+"""Peers take turns, round after round, under the same load; each turn gives one sample."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import resource
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Iterator
+
+from .load import TOKEN, LoadResult, Workload, run_wrk
+from .machine import BenchError, CoreTimes, Cores
+from .peers import ROWS, Peer, Row
+from .process import CpuTime, PinnedProcess, cpu_time_of
+from .upstream import Upstream
+
+WARM_UP_SECONDS = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    rounds: int
+    seconds: float
+    connections: int
+    cores: Cores
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one turn of one peer cost and gave. Shares are of one core, 0 to 1."""
+
+    user_us: float
+    system_us: float
+    requests_per_second: float
+    p50_us: float
+    p99_us: float
+    p999_us: float
+    resident_bytes: int
+    proxy_core_share: float
+    others_share: float
+    stolen_share: float
+    upstream_connections: int
+
+    @property
+    def cpu_us(self) -> float:
+        return self.user_us + self.system_us
+
+
+@dataclass(frozen=True)
+class Spent:
+    """CPU seconds of one turn: the proxy's, and the worse of the two cores' for what was not the benchmark's."""
+
+    proxy: CpuTime
+    others: float
+    stolen: float
+
+
+class Clocks:
+    """CPU times before and after a turn. A core's time less that of the benchmark's own processes is the others'."""
+
+    def __init__(self, peer: Peer, idle: list[Peer], upstream: PinnedProcess, cores: Cores):
+        self._peer, self._idle, self._upstream, self._cores = peer, idle, upstream, cores
+        self._proxy, self._others, self._stolen = self._read()
+
+    def _read(self) -> tuple[CpuTime, list[float], list[float]]:
+        cores = [CoreTimes.read(self._cores.proxy), CoreTimes.read(self._cores.load)]
+        proxy = self._peer.cpu_time()
+        own = [
+            proxy.total + sum(each.cpu_time().total for each in self._idle),
+            self._upstream.cpu_time().total + cpu_time_of(os.getpid()).total + ended_children_seconds(),
+        ]
+        return proxy, [core.busy - mine for core, mine in zip(cores, own)], [core.stolen for core in cores]
+
+    def spent(self) -> Spent:
+        proxy, others, stolen = self._read()
+        return Spent(
+            proxy - self._proxy,
+            max(0.0, *(now - before for now, before in zip(others, self._others))),
+            max(now - before for now, before in zip(stolen, self._stolen)),
+        )
+
+
+def ended_children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+class Turns:
+    """Everything that runs during a comparison: the upstream, and every peer that could be started."""
+
+    def __init__(self, plan: Plan, upstream: Upstream, peers: dict[str, Peer]):
+        self.plan, self.upstream, self.peers = plan, upstream, peers
+
+    def compare(self, workload: Workload) -> dict[Row, list[Sample]]:
+        """All rounds of one workload, after a short load on each row that is not counted."""
+        rows = rows_of(self.peers)
+        samples: dict[Row, list[Sample]] = {row: [] for row in rows}
+        for row in rows:
+            check_answer(self.peers[row.peer].port, workload, row.lane)
+            self._load(row, workload, WARM_UP_SECONDS)
+        for number, row in in_turns(rows, self.plan.rounds):
+            sample = self.turn(row, workload)
+            samples[row].append(sample)
+            progress(f"{workload.title}, round {number} of {self.plan.rounds}: {row.label} {sample.cpu_us:.1f} µs")
+        return samples
+
+    def turn(self, row: Row, workload: Workload) -> Sample:
+        peer = self.peers[row.peer]
+        connections_before, requests_before = self.upstream.counters()
+        clocks = Clocks(peer, others_than(peer, self.peers), self.upstream, self.plan.cores)
+        result = self._load(row, workload, self.plan.seconds)
+        spent = clocks.spent()
+        connections_after, requests_after = self.upstream.counters()
+        self._check_counts(row, result, requests_after - requests_before - 1)
+        return Sample(
+            user_us=spent.proxy.user / result.requests * 1e6,
+            system_us=spent.proxy.system / result.requests * 1e6,
+            requests_per_second=result.requests_per_second,
+            p50_us=result.p50_us,
+            p99_us=result.p99_us,
+            p999_us=result.p999_us,
+            resident_bytes=peer.resident_bytes(),
+            proxy_core_share=spent.proxy.total / result.seconds,
+            others_share=spent.others / result.seconds,
+            stolen_share=spent.stolen / result.seconds,
+            upstream_connections=connections_after - connections_before - 1,
+        )
+
+    def _load(self, row: Row, workload: Workload, seconds: float) -> LoadResult:
+        peer = self.peers[row.peer]
+        peer.require_alive()
+        url = f"http://127.0.0.1:{peer.port}{workload.path(row.lane)}"
+        return run_wrk(url, workload, self.plan.cores.load, self.plan.connections, seconds)
+
+    def _check_counts(self, row: Row, result: LoadResult, at_upstream: int) -> None:
+        """Each answered request reached the upstream once; those that wrk left unfinished at its end may have, too."""
+        if not result.requests <= at_upstream <= result.requests + self.plan.connections:
+            raise BenchError(f"{row.label}: {result.requests} requests were answered, the upstream saw {at_upstream}")
+
+
+def rows_of(peers: dict[str, Peer]) -> list[Row]:
+    return [row for row in ROWS if row.peer in peers]
+
+
+def others_than(peer: Peer, peers: dict[str, Peer]) -> list[Peer]:
+    return [each for each in peers.values() if each is not peer]
+
+
+def in_turns(rows: list[Row], rounds: int) -> Iterator[tuple[int, Row]]:
+    """Every row once a round, rounds counted from 1. Another row begins each round, so that none is always first."""
+    for number in range(rounds):
+        first = number % len(rows)
+        for row in rows[first:] + rows[:first]:
+            yield number + 1, row
+
+
+def check_answer(port: int, workload: Workload, lane: str) -> None:
+    """One request by hand before the load: status 200 and the length of body the upstream gives."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        body = b"x" * workload.body_bytes or None
+        connection.request(workload.method, workload.path(lane), body, {"Fencing-Token": str(TOKEN)})
+        response = connection.getresponse()
+        received = response.read()
+    finally:
+        connection.close()
+    if response.status != 200 or len(received) != workload.response_bytes:
+        text = received[:300].decode(errors="replace")
+        request = f"{workload.method} {workload.path(lane)}"
+        raise BenchError(f"{request} gave {response.status} and {len(received)} bytes: {text}")
+
+
+def progress(text: str) -> None:
+    """One line that overwrites itself on a terminal; nothing elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_line() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        progress("")

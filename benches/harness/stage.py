@@ -1,0 +1,128 @@
+"""Setting up and taking down: a scratch directory, the upstream, the peers, and the options of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Callable
+
+from .machine import REPOSITORY, BenchError, Cores, filesystem_of
+from .peers import COMMANDS, Peer, PeerMissing, Site, check_names
+from .process import PinnedProcess
+from .sockets import free_ports
+
+MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", metavar="PEERS", help=f"comma-separated, of: {', '.join(COMMANDS)}")
+    parser.add_argument("--proxy-core", type=int, metavar="N", help="core of the proxies (default: the first usable)")
+    parser.add_argument("--load-core", type=int, metavar="N", help="core of load and upstream (default: the second)")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        default=Path("/var/tmp"),
+        metavar="DIR",
+        help="parent of the temporary directory; on a disk, since the marks are synced there (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fencegate",
+        type=Path,
+        default=REPOSITORY / "target/release/fencegate",
+        metavar="FILE",
+        help="the binary to measure (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample here")
+
+
+def add_load_options(parser: argparse.ArgumentParser, rounds: int, seconds: int) -> None:
+    for name, default, meaning in (
+        ("--rounds", rounds, "turns of each peer"),
+        ("--seconds", seconds, "length of one turn"),
+        ("--connections", 64, "keep-alive connections of the load generator"),
+    ):
+        parser.add_argument(
+            name, type=positive, default=default, metavar="N", help=f"{meaning} (default: %(default)s)"
+        )
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+class Stage:
+    """A `with` block that owns all processes and files of a benchmark; nothing outlives it."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.cores = Cores.choose(options.proxy_core, options.load_core)
+        self.wanted = options.only.split(",") if options.only else list(COMMANDS)
+        check_names(self.wanted)
+        self.skipped: dict[str, str] = {}
+        self._fencegate = options.fencegate.resolve()
+        self._scratch = options.scratch
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Stage":
+        self._stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {self.cores.load})
+        temporary = tempfile.TemporaryDirectory(prefix="fencegate-bench-", dir=self._scratch)
+        self.directory = Path(self._stack.enter_context(temporary))
+        if filesystem_of(self.directory) in MEMORY_FILESYSTEMS:
+            self.close()
+            raise BenchError(f"{self._scratch} is in memory; name a directory on a disk with --scratch")
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops everything in the reverse order of its start, and removes the files."""
+        self._stack.close()
+
+    def start_upstream(self, make: Callable[[Path, int, int], PinnedProcess]) -> PinnedProcess:
+        upstream = self._stack.enter_context(make(self.directory, free_ports(1)[0], self.cores.load))
+        upstream.wait_until_ready()
+        return upstream
+
+    def start_peers(self, upstream_port: int, large_bodies: bool = False) -> dict[str, Peer]:
+        """Every wanted peer whose program is there; of the others, `skipped` says why not."""
+        peers = {}
+        for name in self.wanted:
+            port, admin_port = free_ports(2)
+            directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
+            site = Site(directory, port, admin_port, upstream_port, self.cores.proxy, self._fencegate, large_bodies)
+            try:
+                peer = Peer(name, site)
+            except PeerMissing as missing:
+                self.skipped[name] = str(missing)
+                continue
+            peers[name] = self._stack.enter_context(peer)
+            peer.wait_until_ready()
+        if not peers:
+            raise BenchError("no peer could be started: " + "; ".join(self.skipped.values()))
+        return peers
+
+
+def run_main(main: Callable[[], int]) -> None:
+    """Runs a script to its exit code; every way out, SIGTERM and Ctrl-C included, passes the `with` blocks."""
+
+    def leave(number: int, _frame) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
