@@ -138,6 +138,12 @@ impl Admin {
     }
 
     async fn route(&self, request: &Request<Incoming>) -> Answer {
+        if request.uri().authority().is_some() {
+            return Err(Refusal::new(
+                Reason::BadRequest,
+                "Send the path alone as the target.",
+            ));
+        }
         self.check_site(request.headers())?;
         let path = request.uri().path();
         let health = matches!(path, "/livez" | "/readyz");
@@ -191,9 +197,9 @@ impl Admin {
     /// it makes resolve to this machine.
     fn check_site(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let forbidden = |detail: &'static str| Refusal::new(Reason::Forbidden, detail);
-        let host = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok());
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = hosts.next().and_then(|host| host.to_str().ok());
+        let host = host.filter(|_| hosts.next().is_none());
         if !host.is_some_and(|host| self.is_own(host)) {
             return Err(forbidden(
                 "The admin API answers only to localhost, to IP addresses, and to the host it is bound to.",

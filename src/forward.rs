@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use fencegate_filters::passage::Passage;
-use fencegate_filters::{Reason, Refusal};
+use fencegate_filters::{Reason, Refusal, names};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header};
 use tower_service::Service;
 
 use crate::body::{RequestBody, ResponseBody};
@@ -79,7 +79,17 @@ async fn forward(
         upgrade,
     };
     let began = Instant::now();
-    let answer = exchange(upstream, out, terms).await;
+    let mut answer = exchange(upstream, out, terms).await;
+    if let Ok(response) = &mut answer {
+        // The gateway's own words are nobody else's.
+        for name in [
+            &names::FENCING_MARK,
+            &names::FENCING_OUTCOME,
+            &names::FENCING_DECISION,
+        ] {
+            response.headers_mut().remove(HeaderName::clone(name));
+        }
+    }
     let mut facts = passage.facts();
     facts.upstream = Some(began.elapsed());
     if let Err(refusal) = &answer {

@@ -34,6 +34,9 @@ use crate::wire::{ConnTimeouts, HeadLimits};
 /// How often a stop looks whether everything has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long answers to what a stop has cut may take.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How often idle upstream connections are looked through.
 const REAP: Duration = Duration::from_secs(1);
 
@@ -423,7 +426,7 @@ async fn run(
     let join =
         tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join())));
     let _ = tokio::time::timeout(Duration::from_secs(1), join).await;
-    Ok(clean)
+    Ok(clean && gateway.fence.is_quiet())
 }
 
 /// Lets everything end, cuts what does not, and waits until it has settled. `true`: nothing is left.
@@ -432,8 +435,10 @@ async fn wind_down(timeout: Duration, gateway: &Gateway, stop: &watch::Sender<St
         || gateway.connections.load(Ordering::SeqCst) == 0 && gateway.fence.totals().in_flight == 0;
     stop.send_replace(Stop::Draining);
     until(timeout, idle).await;
+    // Whoever still waits is told so, whoever is cut as well, and has a moment to read it.
+    gateway.fence.stop();
+    until(GRACE, || gateway.connections.load(Ordering::SeqCst) == 0).await;
     stop.send_replace(Stop::Cutting);
-    gateway.fence.cut_all();
     // Whatever is unsettled now, or held after a crash, has its own time and then is no more.
     while !gateway.fence.is_quiet() {
         tokio::time::sleep(LOOK).await;

@@ -39,7 +39,7 @@ pub enum Stop {
     Serving,
     /// No connection is accepted; each ends with the request that is on it.
     Draining,
-    /// Connections are dropped.
+    /// What is left is dropped.
     Cutting,
 }
 
@@ -338,7 +338,8 @@ where
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             this.state.tunnel();
-        } else if *this.last {
+        } else if *this.last || !this.state.body_complete() {
+            // What is left of the body will not be read as a request.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

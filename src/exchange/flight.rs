@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fencegate_filters::fault::{self, Fault};
-use fencegate_filters::fence::{InFlight, Permit, Uploads};
+use fencegate_filters::fence::{Cut, InFlight, Permit, Uploads};
 use fencegate_filters::{Outcome, Reason, Refusal};
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -52,7 +52,7 @@ enum Slot {
     /// Registered, and nothing written yet.
     Ready,
     /// Cut before anything was written.
-    CutBefore,
+    CutBefore(Cut),
     Head(Box<Head>),
     Body(Box<Reading>),
     /// The response has been received whole; its client has not.
@@ -88,6 +88,8 @@ struct Reading {
     pumped: bool,
     /// Whether the client has left, and only the outcome matters.
     discard: bool,
+    /// When a response that nobody reads any more is cut, where a newer token waits for its end.
+    end_at: Option<Instant>,
     waiting_since: Option<Instant>,
     reader: Option<Waker>,
     pump: Option<Waker>,
@@ -123,13 +125,14 @@ impl Flight {
         expects: bool,
     ) -> Result<(), Refusal> {
         let mut slot = self.lock();
-        if matches!(*slot, Slot::CutBefore) {
+        if let Slot::CutBefore(why) = *slot {
             *slot = Slot::Over(None);
             drop(slot);
+            let refusal = cut(why, permit.as_ref()).with_outcome(Outcome::NotForwarded);
             if let Some(permit) = permit {
                 permit.ended(Outcome::NotForwarded, false);
             }
-            return Err(superseded(Outcome::NotForwarded));
+            return Err(refusal);
         }
         let has_body = !request.body().is_end_stream();
         conn.wire.begin(!has_body, expects && has_body);
@@ -155,7 +158,7 @@ impl Flight {
                 _ => None,
             };
             return Poll::Ready(Headed::Failed(
-                refusal.unwrap_or_else(|| superseded(Outcome::Unknown)),
+                refusal.unwrap_or_else(|| cut(Cut::Superseded, None)),
             ));
         };
         head.conn.drive(cx);
@@ -247,6 +250,11 @@ impl Flight {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switched(slot, head, parts, cx);
         }
+        if is_ambiguous(&parts.headers) {
+            self.close(head.conn, head.permit, head.has_body);
+            return Headed::Failed(failed(None));
+        }
+        head.conn.wire.head_has_come();
         let early = !head.conn.wire.sent_whole();
         if early {
             head.conn.wire.stop();
@@ -268,6 +276,7 @@ impl Flight {
             arrived_bytes: 0,
             pumped: false,
             discard: false,
+            end_at: None,
             waiting_since: None,
             reader: None,
             pump: None,
@@ -346,7 +355,9 @@ impl Flight {
             }
         }
         let since = *reading.waiting_since.get_or_insert_with(Instant::now);
-        reading.conn.timer.set(Some(since + self.upstream.timeout));
+        let gap = since + self.upstream.timeout;
+        let end = reading.end_at.map_or(gap, |end| end.min(gap));
+        reading.conn.timer.set(Some(end));
         if reading.conn.timer.poll_expired(cx).is_ready() {
             return Poll::Ready(Some(Err(())));
         }
@@ -426,6 +437,15 @@ impl Flight {
             let Slot::Body(reading) = &mut *slot else {
                 return Poll::Ready(());
             };
+            if reading.discard && self.draining.load(Ordering::SeqCst) {
+                let end = *reading
+                    .end_at
+                    .get_or_insert_with(|| Instant::now() + self.upstream.timeout);
+                if end <= Instant::now() {
+                    self.end_body(&mut slot);
+                    return Poll::Ready(());
+                }
+            }
             let read = self.read_arrived(reading, cx);
             let more = reading.discard && !reading.arrived.is_empty();
             if reading.discard {
@@ -511,7 +531,7 @@ impl Flight {
     }
 
     fn end_body(&self, slot: &mut Slot) {
-        let why = superseded(Outcome::Unknown);
+        let why = cut(Cut::Superseded, None);
         if let Slot::Body(reading) = std::mem::replace(slot, Slot::Over(Some(why))) {
             drop(reading.incoming);
             for waker in [reading.reader, reading.pump].into_iter().flatten() {
@@ -562,7 +582,7 @@ impl Flight {
         };
         let runtime = tokio::runtime::Handle::try_current();
         let (true, Ok(runtime)) = (runs_on, runtime) else {
-            self.end_head_or_body(&mut slot);
+            self.end_head_or_body(&mut slot, Cut::Superseded);
             return;
         };
         if headed {
@@ -580,9 +600,12 @@ impl Flight {
         });
     }
 
-    fn end_head_or_body(&self, slot: &mut Slot) {
+    fn end_head_or_body(&self, slot: &mut Slot, why: Cut) {
         match slot {
-            Slot::Head(_) => self.end_head(slot, Some(superseded(Outcome::Unknown))),
+            Slot::Head(head) => {
+                let refusal = cut(why, head.permit.as_ref());
+                self.end_head(slot, Some(refusal));
+            }
             Slot::Body(_) => self.end_body(slot),
             _ => {}
         }
@@ -616,35 +639,47 @@ impl InFlight for Flight {
             }
             // Nothing has been written yet, and now nothing will be.
             Slot::Ready => {
-                *slot = Slot::CutBefore;
+                *slot = Slot::CutBefore(Cut::Superseded);
                 return;
             }
-            Slot::CutBefore | Slot::Rest(_) | Slot::Over(_) => return,
+            Slot::CutBefore(_) | Slot::Rest(_) | Slot::Over(_) => return,
         };
         if !whole && uploads == Uploads::Cut {
-            self.end_head_or_body(&mut slot);
+            self.end_head_or_body(&mut slot, Cut::Superseded);
         } else {
             self.read_ahead(&mut slot);
         }
     }
 
-    fn cut(self: Arc<Self>) {
+    fn cut(self: Arc<Self>, why: Cut) {
         let mut slot = self.lock();
         match &*slot {
-            Slot::Head(_) | Slot::Body(_) => self.end_head_or_body(&mut slot),
+            Slot::Head(_) | Slot::Body(_) => self.end_head_or_body(&mut slot, why),
             Slot::Tunnel(cut) => cut.notify_one(),
-            Slot::Ready => *slot = Slot::CutBefore,
-            Slot::CutBefore | Slot::Rest(_) | Slot::Over(_) => {}
+            Slot::Ready => *slot = Slot::CutBefore(why),
+            Slot::CutBefore(_) | Slot::Rest(_) | Slot::Over(_) => {}
         }
     }
 }
 
-fn superseded(outcome: Outcome) -> Refusal {
-    Refusal::new(
-        Reason::Superseded,
-        "A newer fencing token came while this request was in flight, and it was cut.",
-    )
-    .with_outcome(outcome)
+/// The answer to a request that was cut.
+fn cut(why: Cut, permit: Option<&Permit>) -> Refusal {
+    let mut refusal = match why {
+        Cut::Superseded => Refusal::new(
+            Reason::Superseded,
+            "A newer fencing token came while this request was in flight, and it was cut.",
+        ),
+        Cut::Stopping => Refusal::new(
+            Reason::ShuttingDown,
+            "The gateway is stopping, and this request was cut; the upstream may have applied it.",
+        ),
+    };
+    if let Some((key, token, mark)) = permit.and_then(Permit::superseded_by) {
+        refusal.key = Some(key);
+        refusal.token = Some(token);
+        refusal.mark = Some(mark);
+    }
+    refusal.with_outcome(Outcome::Unknown)
 }
 
 /// The refusal for a request that failed after it had been handed to the codec.
@@ -668,6 +703,22 @@ fn failed(upload: Option<UploadError>) -> Refusal {
         ),
     };
     Refusal::new(reason, detail).with_outcome(Outcome::Unknown)
+}
+
+/// Whether recipients would find the end of this response in different places, or its content
+/// coded in a way that is not passed on: the codec takes the first of two framings and says
+/// nothing of the other (RFC 9112, section 6.3).
+fn is_ambiguous(headers: &http::HeaderMap) -> bool {
+    let mut codings = headers.get_all(http::header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return false;
+    };
+    !coding
+        .as_bytes()
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"chunked")
+        || codings.next().is_some()
+        || headers.contains_key(http::header::CONTENT_LENGTH)
 }
 
 /// What the upstream allows an idle connection, less a margin: a request that meets the close on

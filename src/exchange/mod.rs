@@ -73,7 +73,7 @@ pub async fn exchange(
                 }
             });
         }
-        flight.start(conn, request, permit, terms.upgrade.take(), expects)?;
+        flight.start(conn, request, permit, terms.upgrade.clone(), expects)?;
         let awaiting = Awaiting {
             flight,
             done: false,

@@ -1,6 +1,9 @@
 //! What one upstream connection knows of the request that is on it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+
+/// The most reads that a response's head may take, informational responses before it included.
+const MOST_READS: u32 = 512;
 
 /// Why a request body could not be read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct Wire {
     may_continue: AtomicBool,
     waits_for_client: AtomicBool,
     progressed: AtomicBool,
+    /// Reads since the request began, until its response's head has come.
+    reads: AtomicU32,
     upload_error: AtomicU8,
 }
 
@@ -39,6 +44,7 @@ impl Wire {
         self.may_continue.store(!held, Ordering::Relaxed);
         self.waits_for_client.store(false, Ordering::Relaxed);
         self.progressed.store(false, Ordering::Relaxed);
+        self.reads.store(0, Ordering::Relaxed);
         self.upload_error.store(0, Ordering::Relaxed);
     }
 
@@ -106,6 +112,22 @@ impl Wire {
             self.progressed.store(false, Ordering::Relaxed);
             true
         }
+    }
+
+    /// The response's head has come: what is read from now on is its body.
+    pub fn head_has_come(&self) {
+        self.reads.store(u32::MAX, Ordering::Relaxed);
+    }
+
+    /// Something was read. `false` where so much has been read without a head that it can only be
+    /// a flood of informational responses.
+    pub fn may_read_on(&self) -> bool {
+        let reads = self.reads.load(Ordering::Relaxed);
+        if reads == u32::MAX {
+            return true;
+        }
+        self.reads.store(reads + 1, Ordering::Relaxed);
+        reads < MOST_READS
     }
 
     /// The body failed.

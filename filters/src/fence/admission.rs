@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use tokio::time::Sleep;
 
 use super::Fence;
-use super::in_flight::{Handle, Uploads};
+use super::in_flight::{Cut, Handle, Uploads};
 use super::lane::{Access, Ask, Held, Ticket};
 use super::step::{self, Arrival, Bounds, Effects, Places, Refused};
 use crate::refusal::{Outcome, Reason, Refusal};
@@ -227,6 +227,9 @@ impl Admit {
         } = self;
         let claim = claim.as_ref()?;
         let table = &fence.table;
+        if table.is_stopping() {
+            return Some(Err(stopping(claim)));
+        }
         let bounds = Bounds {
             waiting: claim.drain.waiting,
             new_keys: table.may_add_key(),
@@ -283,8 +286,17 @@ impl Admit {
                     .flat_map(|(lane, ask)| lane.older(ask.token).cloned().collect::<Vec<_>>())
                     .collect()
             });
-            if !older.is_empty() {
-                older.into_iter().for_each(|older| older.cut());
+            // What has been cut before, by whomever, has the same time to settle.
+            let unsettled = || {
+                table.with_lanes(&claim.keys, true, |view| {
+                    let held = step::held(&view.lanes, &claim.asks);
+                    held.is_some_and(|held| held.1 == Held::Unsettled)
+                })
+            };
+            if !older.is_empty() || unsettled() {
+                older
+                    .into_iter()
+                    .for_each(|older| older.cut(Cut::Superseded));
                 let settled = claim.drain.settle.saturating_add(CLOSE);
                 deadline.sleep.as_mut().reset(after(now(), settled));
                 return None;
@@ -423,17 +435,26 @@ impl Admission {
     pub fn send(mut self, handle: &Handle) -> Result<Permit, Refusal> {
         let claim = &self.claim;
         let observes = self.observed.is_some();
-        let sent = self.fence.table.with_lanes(&claim.keys, true, |mut view| {
-            if observes {
-                return Ok(step::begin(
+        let table = &self.fence.table;
+        let sent = table.with_lanes(&claim.keys, true, |mut view| {
+            // Under the lanes' locks: a stop that comes later finds this request in flight.
+            if table.is_stopping() {
+                return None;
+            }
+            Some(if observes {
+                Ok(step::begin(
                     &mut view.lanes,
                     &claim.asks,
                     claim.write,
                     handle,
-                ));
-            }
-            step::send(&mut view.lanes, &claim.asks, claim.write, handle)
+                ))
+            } else {
+                step::send(&mut view.lanes, &claim.asks, claim.write, handle)
+            })
         });
+        let Some(sent) = sent else {
+            return Err(stopping(claim));
+        };
         self.pinned = false;
         match sent {
             Ok(tickets) => Ok(Permit {
@@ -444,6 +465,16 @@ impl Admission {
             Err((index, refused)) => Err(claim.refusal(index, refused)),
         }
     }
+}
+
+/// The answer to a request that the stop of the gateway finds unsent.
+fn stopping(claim: &Claim) -> Refusal {
+    claim.refuse(
+        0,
+        Reason::ShuttingDown,
+        None,
+        "The gateway is stopping; nothing was forwarded, so it is safe to try again elsewhere or later.",
+    )
 }
 
 impl Drop for Admission {
@@ -519,6 +550,17 @@ impl Permit {
         self.admission.claim()
     }
 
+    /// The first key that has a newer mark by now, its token, and that mark.
+    #[must_use]
+    pub fn superseded_by(&self) -> Option<(Key, Token, Token)> {
+        let table = &self.admission.fence.table;
+        let claim = &self.admission.claim;
+        claim.keys.iter().zip(&claim.asks).find_map(|(key, ask)| {
+            let mark = table.look(key, |lane| lane.mark()).flatten()?;
+            (mark > ask.token).then(|| (key.clone(), ask.token, mark))
+        })
+    }
+
     fn end(&mut self, settles: bool) {
         if !std::mem::take(&mut self.live) || !self.is_write() {
             return;
@@ -540,10 +582,16 @@ impl Permit {
             return;
         };
         let settled = after(now(), self.admission.claim.drain.settle);
-        let (table, keys, tickets) = (Arc::clone(table), keys.clone(), self.tickets.clone());
+        let (table, tickets) = (Arc::clone(table), self.tickets.clone());
+        let claim = self.admission.claim.clone();
         runtime.spawn(async move {
             tokio::time::sleep_until(settled).await;
-            table.tell_each(&keys, &tickets, |lane, ticket| lane.settled(ticket));
+            let tokens = claim.asks.iter().map(|ask| ask.token);
+            for ((key, ticket), token) in claim.keys.iter().zip(&tickets).zip(tokens) {
+                if ticket.is_some() {
+                    table.tell(key, |lane| lane.settled(token));
+                }
+            }
         });
     }
 }

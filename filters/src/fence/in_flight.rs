@@ -12,6 +12,15 @@ pub enum Uploads {
     Wait,
 }
 
+/// Why a write is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// A newer token waits for it.
+    Superseded,
+    /// The gateway stops.
+    Stopping,
+}
+
 /// A write in flight, as the fence sees it.
 ///
 /// Both calls come from other requests' threads, while no lane is held; they may end the write
@@ -22,7 +31,7 @@ pub trait InFlight: Send + Sync + 'static {
     fn drain(self: Arc<Self>, uploads: Uploads);
 
     /// Drop the upstream connection now. The write has ended when the close has returned.
-    fn cut(self: Arc<Self>);
+    fn cut(self: Arc<Self>, why: Cut);
 }
 
 /// A handle to a write in flight.

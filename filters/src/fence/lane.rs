@@ -116,7 +116,8 @@ pub struct Lane<W, X> {
     /// the mark is at hand when they are compared once more.
     admitted: u32,
     in_flight: SmallVec<[InFlight<X>; 2]>,
-    unsettled: Vec<(Ticket, Token)>,
+    /// How many outcomes of each token are unknown.
+    unsettled: Vec<(Token, usize)>,
     waiting: Vec<Waiting<W>>,
     /// Those that wait for the mark to be read: they have not been compared yet.
     unread: Vec<(Waiter, W)>,
@@ -194,7 +195,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
         (
             self.in_flight.len(),
             self.waiting.len() + self.unread.len(),
-            self.unsettled.len(),
+            self.unsettled.iter().map(|one| one.1).sum(),
         )
     }
 
@@ -269,7 +270,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             Hold::Advances => self.mark().is_some_and(|mark| token > mark),
             Hold::All => true,
         };
-        if orphans || self.unsettled.iter().any(|older| older.1 < token) {
+        if orphans || self.unsettled.iter().any(|older| older.0 < token) {
             return Some(Held::Unsettled);
         }
         (self.change != self.durable && !fault::planted(Fault::ForwardBeforeSync))
@@ -305,6 +306,12 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     /// The handles of all writes in flight.
     pub fn all(&self) -> impl Iterator<Item = &X> {
         self.in_flight.iter().map(|one| &one.handle)
+    }
+
+    /// The wakers of all that wait.
+    pub fn wakers(&self) -> impl Iterator<Item = &W> {
+        let waiting = self.waiting.iter().map(|one| &one.waker);
+        waiting.chain(self.unread.iter().map(|one| &one.1))
     }
 
     // What happens.
@@ -358,7 +365,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             !advance && old.draining
         }) || (advance && self.hold != Hold::Off)
             || self.older(ask.token).next().is_some()
-            || self.unsettled.iter().any(|older| older.1 < ask.token);
+            || self.unsettled.iter().any(|older| older.0 < ask.token);
         if advance && self.hold == Hold::Advances {
             // What is held as an advance over the old mark is from now on equal to the new one.
             self.hold = Hold::All;
@@ -485,14 +492,20 @@ impl<W: Clone, X: Clone> Lane<W, X> {
         };
         let ended = self.in_flight.swap_remove(at);
         if settles {
-            self.unsettled.push((ended.ticket, ended.token));
+            match self.unsettled.iter_mut().find(|one| one.0 == ended.token) {
+                Some(same) => same.1 += 1,
+                None => self.unsettled.push((ended.token, 1)),
+            }
         }
         (Some(ended.handle), self.released())
     }
 
-    /// The time to settle of an unknown outcome is over. Returns whom to wake.
-    pub fn settled(&mut self, ticket: Ticket) -> Vec<W> {
-        self.unsettled.retain(|one| one.0 != ticket);
+    /// The time to settle of one unknown outcome of this token is over. Returns whom to wake.
+    pub fn settled(&mut self, token: Token) -> Vec<W> {
+        if let Some(one) = self.unsettled.iter_mut().find(|one| one.0 == token) {
+            one.1 -= 1;
+        }
+        self.unsettled.retain(|one| one.1 > 0);
         self.released()
     }
 

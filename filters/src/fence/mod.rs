@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use admission::{Admission, Admit, Claim, Drain, Observation, OnTimeout, Permit};
-pub use in_flight::{Handle, InFlight, Uploads};
+pub use in_flight::{Cut, Handle, InFlight, Uploads};
 pub use lane::{Access, Ask};
 pub use layer::{FenceLayer, FenceService, ResponseFuture};
 pub use send::{BodyError, RequestBody, ResponseBody, SendFuture, SendLayer, SendService};
@@ -252,12 +252,16 @@ impl Fence {
         quiet
     }
 
-    /// Cuts every write in flight, as at the end of a shutdown's time.
-    pub fn cut_all(&self) {
+    /// From now on nothing is admitted or sent: what waits is refused as `shutting-down`, and every
+    /// write in flight is cut.
+    pub fn stop(&self) {
+        self.table.stop();
         let mut handles = Vec::new();
         self.table
             .each(|_, lane| handles.extend(lane.all().cloned()));
-        handles.into_iter().for_each(|handle: Handle| handle.cut());
+        handles
+            .into_iter()
+            .for_each(|handle: Handle| handle.cut(Cut::Stopping));
     }
 }
 

@@ -33,7 +33,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Handle, InFlight, Permit, Uploads};
+use super::{Cut, Handle, InFlight, Permit, Uploads};
 use crate::passage::Passage;
 use crate::refusal::{Outcome, Reason, Refusal};
 
@@ -134,11 +134,11 @@ type Running<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Refusal>> + Se
 impl<B: Body + Send + 'static> InFlight for Flight<B> {
     fn drain(self: Arc<Self>, uploads: Uploads) {
         if uploads == Uploads::Cut && !self.read.load(Ordering::SeqCst) {
-            self.cut();
+            self.cut(Cut::Superseded);
         }
     }
 
-    fn cut(self: Arc<Self>) {
+    fn cut(self: Arc<Self>, _: Cut) {
         self.cut.store(true, Ordering::SeqCst);
         self.end_if_cut();
         if let Some(driver) = lock(&self.driver).take() {

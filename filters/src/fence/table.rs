@@ -48,6 +48,7 @@ pub(super) struct Table {
     /// Namespaces under the hold after a crash, and until when.
     holds: Mutex<HashMap<Box<str>, Instant>>,
     holding: AtomicBool,
+    stopping: AtomicBool,
 }
 
 struct Slot {
@@ -83,6 +84,7 @@ impl Table {
             most_keys: AtomicU64::new(u64::MAX),
             holds: Mutex::new(HashMap::new()),
             holding: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
         }
     }
 
@@ -199,7 +201,7 @@ impl Table {
     }
 
     /// Tells one lane what happened, where it still exists, and wakes whom it says.
-    fn tell(&self, key: &Key, event: impl FnOnce(&mut Lane) -> Vec<Waker>) {
+    pub(super) fn tell(&self, key: &Key, event: impl FnOnce(&mut Lane) -> Vec<Waker>) {
         let wake = {
             let mut shard = self.shard(shard_of(key));
             let Ok(mut slot) = shard.find_entry(key.hash_value(), |slot| slot.key == *key) else {
@@ -368,6 +370,20 @@ impl Table {
 
     pub(super) fn is_namespace_held(&self, namespace: &str) -> bool {
         self.holding.load(Ordering::SeqCst) && lock(&self.holds).contains_key(namespace)
+    }
+
+    // The stop.
+
+    /// From now on nothing is admitted or sent. Wakes everybody to be told so.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let mut wake = Vec::new();
+        self.each(|_, lane| wake.extend(lane.wakers().cloned()));
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     // What is in use.

@@ -570,7 +570,7 @@ async fn everything_in_flight_can_be_cut() {
     *two.permit.lock().unwrap() = Some(second);
     assert!(!fence.is_namespace_quiet("objects"));
     assert!(fence.is_namespace_quiet("others"));
-    fence.cut_all();
+    fence.stop();
     assert_eq!(fence.totals().in_flight, 0);
     assert_eq!(fence.totals().unsettled, 2);
     tokio::time::sleep(SETTLE * 2).await;
@@ -613,7 +613,7 @@ fn a_handle_is_dropped_when_the_lanes_are_let_go() {
     struct Curious(Fence, std::sync::mpsc::Sender<usize>);
     impl InFlight for Curious {
         fn drain(self: Arc<Self>, _: Uploads) {}
-        fn cut(self: Arc<Self>) {}
+        fn cut(self: Arc<Self>, _: Cut) {}
     }
     impl Drop for Curious {
         fn drop(&mut self) {

@@ -185,7 +185,7 @@ fn an_unknown_outcome_holds_newer_tokens_until_it_has_settled() {
     assert_eq!(lane.held(t(34)), Some(Held::Unsettled));
     assert!(!lane.is_idle() && !lane.is_quiet());
     lane.wait(1, t(34), &"34");
-    assert_eq!(lane.settled(older), ["34"]);
+    assert_eq!(lane.settled(t(33)), ["34"]);
     assert_eq!(lane.held(t(34)), None);
 }
 
@@ -240,7 +240,7 @@ fn the_draining_bit_tells_of_older_writes_in_flight_unsettled_or_orphaned() {
     assert!(raise(&mut lane, 35).0.draining, "in flight");
     lane.ended(write, true);
     assert!(raise(&mut lane, 36).0.draining, "unsettled");
-    lane.settled(write);
+    lane.settled(t(34));
     assert!(!raise(&mut lane, 37).0.draining, "settled");
     let mut held = L::known(Some(record(33)), true);
     assert!(raise(&mut held, 34).0.draining, "an orphan may still run");
@@ -363,7 +363,7 @@ fn a_lane_lives_as_long_as_anything_needs_it() {
     assert!(!lane.is_idle());
     lane.ended(write, true);
     assert!(!lane.is_idle());
-    lane.settled(write);
+    lane.settled(t(33));
     assert!(lane.is_idle());
     raise(&mut lane, 34);
     assert!(!lane.is_idle());

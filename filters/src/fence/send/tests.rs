@@ -287,7 +287,7 @@ async fn a_cut_wakes_the_one_that_drives() {
     let waker = Waker::from(Arc::clone(&flag));
     let polled = sent.as_mut().poll(&mut Context::from_waker(&waker));
     assert!(polled.is_pending());
-    fence.cut_all();
+    fence.stop();
     assert!(flag.0.load(Ordering::SeqCst));
     assert!(matches!(step(&mut sent), Poll::Ready(Err(_))));
 }
@@ -308,7 +308,7 @@ async fn a_cut_while_the_service_is_polled_is_carried_out_after_that_poll() {
         fn call(&mut self, _: Request<B>) -> Self::Future {
             let fence = self.0.clone();
             Box::pin(async move {
-                fence.cut_all();
+                fence.stop();
                 std::future::pending().await
             })
         }

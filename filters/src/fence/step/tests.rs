@@ -425,7 +425,7 @@ fn a_key_that_is_read_is_not_sent_beside_an_older_write_that_began_since() {
         copy.send(&mut lanes),
         Err((0, Refused::Held(Held::Unsettled)))
     );
-    lanes[0].settled(ticket);
+    lanes[0].settled(t(15));
     lanes[0].admit();
     assert!(copy.send(&mut lanes).is_ok());
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::Key;
-use crate::fence::{Handle, InFlight, Permit, Uploads};
+use crate::fence::{Cut, Handle, InFlight, Permit, Uploads};
 use crate::store::{Raise, Record, Reply, Store, StoreError};
 
 type Read = (Key, Reply<Option<Record>>);
@@ -145,7 +145,7 @@ impl InFlight for Write {
         self.drained.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn cut(self: Arc<Self>) {
+    fn cut(self: Arc<Self>, _: Cut) {
         self.cut.fetch_add(1, Ordering::SeqCst);
         drop(self.permit.lock().unwrap().take());
     }

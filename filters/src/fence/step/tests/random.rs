@@ -278,8 +278,8 @@ impl World {
             }
             Event::Settle(which) => {
                 if !self.unsettled.is_empty() {
-                    let (key, ticket, _) = self.unsettled.remove(which % self.unsettled.len());
-                    self.woken.extend(self.lanes[key].settled(ticket));
+                    let (key, _, token) = self.unsettled.remove(which % self.unsettled.len());
+                    self.woken.extend(self.lanes[key].settled(token));
                 }
             }
             Event::Answer(which, ok) => {
