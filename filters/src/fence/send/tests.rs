@@ -46,7 +46,7 @@ struct Once<RB>(Option<oneshot::Receiver<Result<Response<RB>, Refusal>>>);
 impl<B: Send + 'static, RB: Send + 'static> Service<Request<B>> for Once<RB> {
     type Response = Response<RB>;
     type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<RB>, Refusal>> + Send>>;
+    type Future = Running<RB>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         Poll::Ready(Ok(()))
@@ -113,9 +113,7 @@ fn in_flight(fence: &Fence) -> (usize, usize) {
 fn respond<RB: Body + Send + 'static>(
     answer: Answer<RB>,
     body: RB,
-    sent: &mut Pin<
-        Box<SendFuture<Pin<Box<dyn Future<Output = Result<Response<RB>, Refusal>> + Send>>, RB>>,
-    >,
+    sent: &mut Sent<RB>,
 ) -> Pin<Box<ResponseBody<RB>>> {
     assert!(answer.send(Ok(Response::new(body))).is_ok());
     match step(sent) {

@@ -54,7 +54,10 @@ impl Store for Slow {
 
 /// What the resource saw: the tokens of the writes that run on each key, and the highest of all.
 #[derive(Default)]
-struct Resource(std::sync::Mutex<(Vec<(usize, u64)>, [u64; 2])>);
+struct Resource(std::sync::Mutex<Seen>);
+
+/// The writes that run, with their key and token; and the highest token of each key.
+type Seen = (Vec<(usize, u64)>, [u64; 2]);
 
 impl Resource {
     fn begin(&self, key: usize, token: u64) {
