@@ -178,7 +178,9 @@ impl Line {
             .key
             .take()
             .or_else(|| facts.keys.first().map(|fact| fact.key.clone()));
-        refusal.token = refusal.token.or(facts.token);
+        if refusal.key.as_ref() == facts.keys.first().map(|fact| &fact.key) {
+            refusal.token = refusal.token.or(facts.token);
+        }
         if refusal.outcome == Outcome::NotForwarded {
             facts.decision = Decision::Refused;
         }
@@ -237,7 +239,7 @@ impl Line {
                     target: "fencegate::access",
                     method = %told.method,
                     path = %Escaped(told.uri.path()),
-                    status = self.status,
+                    status = (self.status > 0).then_some(self.status),
                     route = facts.route.as_deref(),
                     decision = facts.decision.as_str(),
                     reason = (!reason.is_empty()).then_some(reason),
@@ -246,7 +248,8 @@ impl Line {
                     mark = mark.map(tracing::field::display),
                     outcome = facts.outcome.map(Outcome::as_str),
                     bytes = self.bytes,
-                    broken = broken.then_some(true),
+                    client_left = (self.status == 0).then_some(true),
+                    broken = (broken && self.status > 0).then_some(true),
                     waited_us = micros(facts.waited),
                     upstream_us = facts.upstream.map(micros),
                     total_us = micros(self.began.elapsed()),

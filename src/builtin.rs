@@ -65,7 +65,7 @@ async fn serve(stream: UnixStream, objects: Objects) {
             let answer = answer.await.unwrap_or_else(|_| {
                 text(
                     StatusCode::INTERNAL_SERVER_ERROR,
-                    "the store gave up on the request",
+                    "the store gave up on the request\n",
                 )
             });
             Ok::<_, Infallible>(answer)
@@ -88,7 +88,7 @@ async fn answer(request: Request<Incoming>, objects: Objects) -> Response<Full<B
         Err(_) => {
             return text(
                 StatusCode::BAD_REQUEST,
-                "the body broke off or is above 64 MiB",
+                "the body broke off or is above 64 MiB\n",
             );
         }
     };
@@ -98,21 +98,21 @@ async fn answer(request: Request<Incoming>, objects: Objects) -> Response<Full<B
     let mut objects = objects.lock().unwrap_or_else(PoisonError::into_inner);
     match head.method {
         Method::PUT => match objects.insert(name, body) {
-            None => text(StatusCode::CREATED, "created"),
-            Some(_) => text(StatusCode::OK, "replaced"),
+            None => text(StatusCode::CREATED, "created\n"),
+            Some(_) => text(StatusCode::OK, "replaced\n"),
         },
         Method::DELETE => match objects.remove(&name) {
-            Some(_) => text(StatusCode::OK, "deleted"),
-            None => text(StatusCode::NOT_FOUND, "no such object"),
+            Some(_) => text(StatusCode::OK, "deleted\n"),
+            None => text(StatusCode::NOT_FOUND, "no such object\n"),
         },
         Method::GET | Method::HEAD => match objects.get(&name) {
             Some(object) => Response::new(Full::new(object.clone())),
-            None => text(StatusCode::NOT_FOUND, "no such object"),
+            None => text(StatusCode::NOT_FOUND, "no such object\n"),
         },
         _ => {
             let mut response = text(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "PUT, GET, HEAD and DELETE only",
+                "PUT, GET, HEAD and DELETE only\n",
             );
             let allowed = HeaderValue::from_static("PUT, GET, HEAD, DELETE");
             response.headers_mut().insert(header::ALLOW, allowed);
@@ -123,7 +123,7 @@ async fn answer(request: Request<Incoming>, objects: Objects) -> Response<Full<B
 
 /// The value of `delay` in the query: `250ms` or `2s`.
 fn delay(query: &str) -> Result<Duration, &'static str> {
-    const FORM: &str = "delay is not of the form 250ms or 2s, or above 600s";
+    const FORM: &str = "delay is not of the form 250ms or 2s, or above 600s\n";
     let Some(value) = query
         .split('&')
         .find_map(|pair| pair.strip_prefix("delay="))

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Loaded};
-use crate::run::{self, RunError};
+use crate::logging;
+use crate::run::{RunError, serve};
 use crate::store::tools;
-use crate::{logging, run::serve};
 
 /// Runtime failures.
 const FAILED: u8 = 1;
@@ -76,7 +76,10 @@ pub fn main() -> ExitCode {
     // A wrong command line exits with 2, as clap has it; help and version with 0.
     let cli = Cli::parse();
     match cli.command {
-        None => run_gateway(Path::new("config.yaml")),
+        None => {
+            let named = std::env::var_os("FENCEGATE_CONFIG");
+            run_gateway(Path::new(&named.unwrap_or_else(|| "config.yaml".into())))
+        }
         Some(Command::Serve { config }) => run_gateway(&config),
         Some(Command::Check { config }) => check(&config),
         Some(Command::Store { command }) => store(command),
@@ -126,10 +129,6 @@ fn check(path: &Path) -> ExitCode {
     };
     for warning in &loaded.warnings {
         say(&format!("warning: {warning}"));
-    }
-    if let Err(problems) = run::check(&loaded.config, path) {
-        say(&problems.to_string());
-        return ExitCode::from(WRONG);
     }
     say(&format!("{}: good", path.display()));
     ExitCode::SUCCESS

@@ -150,22 +150,6 @@ pub fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     }
 }
 
-/// Everything that is checked without being started: upstreams, routes, templates.
-///
-/// # Errors
-///
-/// Every problem that is found.
-pub fn check(config: &Config, file: &Path) -> Result<(), Problems> {
-    let built = config.upstreams.iter().map(|(name, upstream)| {
-        let address = upstream::Address::Builtin(Arc::new(drop));
-        (
-            name.clone(),
-            Arc::new(Upstream::new(name, upstream, address, 1)),
-        )
-    });
-    RouteTable::build(config, file, &built.collect()).map(drop)
-}
-
 /// `kept`: where an upstream is, where that must stay as it is.
 pub(crate) fn upstreams(
     config: &Config,

@@ -129,7 +129,7 @@ fn make(
             None => own,
             Some(name) => read_tokens(headers, std::slice::from_ref(name))?,
         };
-        let token = token.ok_or_else(required)?;
+        let token = token.ok_or_else(|| required_for(fact))?;
         let rival = facts.keys.iter().zip(&tokens).take(index);
         for (other, other_token) in rival {
             if other.key == fact.key && *other_token != token {
@@ -181,6 +181,20 @@ fn build<'a>(
         });
     }
     claim
+}
+
+fn required_for(fact: &KeyFact) -> Refusal {
+    let Some(name) = &fact.token_header else {
+        return required();
+    };
+    let mut refusal = Refusal::new(
+        Reason::TokenRequired,
+        format!(
+            "This request needs a fencing token for each of its keys: send the token that came with this key's lock in {name}."
+        ),
+    );
+    refusal.key = Some(fact.key.clone());
+    refusal
 }
 
 fn required() -> Refusal {

@@ -22,6 +22,7 @@ pub mod passage;
 pub mod policy;
 pub mod problem;
 pub mod refusal;
+pub mod respond;
 pub mod route;
 pub mod store;
 pub mod strip;
@@ -35,6 +36,7 @@ pub use hop_by_hop::HopByHopLayer;
 pub use key::Key;
 pub use problem::Rendering;
 pub use refusal::{Outcome, Reason, Refusal};
+pub use respond::RespondLayer;
 pub use strip::StripLayer;
 pub use token::Token;
 

@@ -7,6 +7,7 @@ use http::{HeaderName, Method, StatusCode};
 
 use crate::fence::Drain;
 use crate::key::KeyRules;
+use crate::names;
 
 /// Which requests are fenced (`fence.require`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +75,31 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The policy of a route of this name, whose keys are made so; all else as by default.
+    #[must_use]
+    pub fn new(route: &str, keys: KeyRules) -> Self {
+        let safe = ["GET", "HEAD", "OPTIONS", "PROPFIND", "REPORT", "SEARCH"];
+        Self {
+            route: route.into(),
+            deny: false,
+            closed: false,
+            require: Require::Writes,
+            mode: Mode::Enforce,
+            keys,
+            safe_methods: safe
+                .iter()
+                .filter_map(|method| method.parse().ok())
+                .collect(),
+            token_headers: [names::FENCING_TOKEN.clone(), names::X_FENCING_TOKEN.clone()].into(),
+            holder: Holder::Ignore,
+            max_advance: None,
+            new_epochs: true,
+            drain: Drain::default(),
+            refuse_status: StatusCode::CONFLICT,
+            reveal_mark: true,
+        }
+    }
+
     /// Whether a request is a write: whatever is not safe, and whatever asks to be upgraded.
     #[must_use]
     pub fn is_write(&self, method: &Method, upgrade: bool) -> bool {

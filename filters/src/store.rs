@@ -4,6 +4,7 @@
 //! [`Reply`], so a store may answer at once, from a thread of its own, or from a task; one that is
 //! dropped unanswered counts as a failure, never as success.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,12 +34,33 @@ pub struct Record {
     pub draining: bool,
 }
 
+impl Record {
+    /// Merges a record of the same key into this one: the higher mark wins, then the one that is
+    /// bound.
+    ///
+    /// Of two that are equal in both, this one stays, but `draining` is set if either has it:
+    /// holding back once too often after a crash is safe. So merging a record twice, or an older
+    /// one late, changes nothing.
+    pub fn merge(&mut self, other: Self) {
+        match other.mark.cmp(&self.mark) {
+            Ordering::Less => {}
+            Ordering::Greater => *self = other,
+            Ordering::Equal => {
+                self.draining |= other.draining;
+                if self.holder == Binding::Unbound {
+                    self.holder = other.holder;
+                }
+            }
+        }
+    }
+}
+
 /// One raised or newly bound mark, to be made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raise {
     /// The key.
     pub key: Key,
-    /// Its new record. Never lower than what the store has for this key.
+    /// Its new record, to be [merged](Record::merge) with what the store has.
     pub record: Record,
 }
 
@@ -52,9 +74,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes all of `raises` durable, or none of them, then replies.
     ///
-    /// Raises of one key are submitted in rising order, and a later one may be submitted before
-    /// the reply to an earlier one. A record that is lower than what is already known of its key
-    /// changes nothing.
+    /// A later raise of a key may be submitted before the reply to an earlier one, and two that
+    /// are submitted at once may come in either order. So what is kept is never replaced but by
+    /// [`Record::merge`], and a record that changes nothing is made durable all the same: its reply
+    /// says that the key's mark is at least this.
     fn commit(&self, raises: Vec<Raise>, reply: Reply<()>);
 
     /// Up to `limit` keys whose full text starts with `prefix` and sorts after `after`, in order.

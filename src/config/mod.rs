@@ -28,6 +28,7 @@
 //! # Ok::<(), fencegate::config::Problems>(())
 //! ```
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -65,6 +66,7 @@ pub use problem::{Position, Problem, Problems, Spanned};
 pub use rules::rules;
 pub use secret::{Secret, TokenHash};
 
+use crate::route::RouteTable;
 use decode::Decoder;
 use expand::Env;
 
@@ -110,13 +112,30 @@ impl Config {
     ) -> Result<Loaded, Problems> {
         let mut decoder = Decoder::new(file, env);
         let config = decode(&mut decoder, text, env);
-        let problems = decoder.reporter.into_problems();
+        let mut problems = decoder.reporter.into_problems();
+        if let Some(config) = &config {
+            add_template_problems(&mut problems, config, file);
+        }
         match config {
             Some(config) if problems.is_empty() => Ok(Loaded {
                 warnings: check::warnings(file, &config),
                 config,
             }),
             _ => Err(Problems::new(problems)),
+        }
+    }
+}
+
+/// Paths, hosts and keys are templates, which the routes' builder reads. A place that is wrong
+/// already is not reported once more.
+fn add_template_problems(problems: &mut Vec<Problem>, config: &Config, file: &Path) {
+    let Err(found) = RouteTable::build(config, file, &BTreeMap::new()) else {
+        return;
+    };
+    for problem in found.as_slice() {
+        let place = |one: &Problem| (one.line, one.column);
+        if !problems.iter().any(|known| place(known) == place(problem)) {
+            problems.push(problem.clone());
         }
     }
 }

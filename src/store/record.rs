@@ -115,23 +115,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Merges `new` into `old`: the higher mark wins, then the one that is bound.
-///
-/// Of two records that are equal in both, `old` stays, but `draining` stays set if either has it:
-/// holding back once too often after a crash is safe. So applying a record twice, or an older one
-/// late, changes nothing.
+/// Merges `new` into `old`, as [`Record::merge`] says.
 pub(super) fn merge(old: &mut Record, new: Record) {
-    let bound = |record: &Record| record.holder != Binding::Unbound;
-    match new.mark.cmp(&old.mark) {
-        std::cmp::Ordering::Less => {}
-        std::cmp::Ordering::Greater => *old = new,
-        std::cmp::Ordering::Equal => {
-            old.draining |= new.draining;
-            if bound(&new) && !bound(old) {
-                old.holder = new.holder;
-            }
-        }
-    }
+    old.merge(new);
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tokio::time::Sleep;
 
 use super::Fence;
 use super::in_flight::{Handle, Uploads};
-use super::lane::{Ask, Held, Ticket};
+use super::lane::{Access, Ask, Held, Ticket};
 use super::step::{self, Arrival, Bounds, Effects, Places, Refused};
 use crate::refusal::{Outcome, Reason, Refusal};
 use crate::{Key, Token};
@@ -39,6 +39,19 @@ pub struct Drain {
     pub settle: Duration,
     /// How many may wait for one key.
     pub waiting: usize,
+}
+
+impl Default for Drain {
+    /// 30 s, then `refuse`; uploads are cut; 15 s to settle; 256 may wait.
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            on_timeout: OnTimeout::Refuse,
+            uploads: Uploads::Cut,
+            settle: Duration::from_secs(15),
+            waiting: 256,
+        }
+    }
 }
 
 /// What an advance does when its older writes have not ended in time.
@@ -65,7 +78,28 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// A write to one key, with this token; all else as by default.
+    #[must_use]
+    pub fn write(key: Key, token: Token) -> Self {
+        let ask = Ask {
+            token,
+            holder: None,
+            access: Access::Write,
+            max_advance: None,
+            new_epochs: true,
+        };
+        Self {
+            keys: SmallVec::from_iter([key]),
+            asks: SmallVec::from_iter([ask]),
+            write: true,
+            drain: Drain::default(),
+        }
+    }
+
     pub(super) fn refusal(&self, index: usize, refused: Refused) -> Refusal {
+        if let Refused::Held(held) = refused {
+            return self.held(index, held);
+        }
         let (reason, mark, detail) = match refused {
             Refused::Stale(mark) => (
                 Reason::StaleToken,
@@ -82,7 +116,7 @@ impl Claim {
                 Some(mark),
                 "The token is further above the mark than this route allows: check where the token came from.",
             ),
-            Refused::Store => (
+            Refused::Store | Refused::Held(_) => (
                 Reason::StoreUnavailable,
                 None,
                 "The mark could not be read or made durable, so nothing was forwarded; try again later.",
@@ -145,6 +179,24 @@ pub struct Admit {
     began: Instant,
     waiting: bool,
     deadline: Option<Deadline>,
+}
+
+/// What a close may take: a write that was cut settles from its end, not from the cut.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// A day that nobody waits for: what stands for an instant too far away to be told.
+const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
+
+/// The instant `wait` after `from`.
+pub(super) fn after(from: Instant, wait: Duration) -> tokio::time::Instant {
+    from.checked_add(wait)
+        .unwrap_or_else(|| from + NEVER)
+        .into()
+}
+
+/// Now, by the clock that the runtime's timers go by.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 struct Deadline {
@@ -233,20 +285,30 @@ impl Admit {
             });
             if !older.is_empty() {
                 older.into_iter().for_each(|older| older.cut());
-                let until = tokio::time::Instant::now() + claim.drain.settle;
-                deadline.sleep.as_mut().reset(until);
+                let settled = claim.drain.settle.saturating_add(CLOSE);
+                deadline.sleep.as_mut().reset(after(now(), settled));
                 return None;
             }
         }
         let places = &self.places;
         let held = table.with_lanes(&claim.keys, true, |mut view| {
+            let held = step::held(&view.lanes, &claim.asks);
+            if held.is_none()
+                && view
+                    .lanes
+                    .iter()
+                    .all(|lane| lane.read_under_way().is_none())
+            {
+                // Released between the last look and now: one look more.
+                return None;
+            }
             step::leave(&mut view.lanes, places);
             // This drain is over; the next to come starts one of its own.
             view.draining_since
                 .into_iter()
                 .for_each(|since| *since = None);
-            step::held(&view.lanes, &claim.asks)
-        });
+            Some(held)
+        })?;
         Some(held.map_or_else(
             || claim.refusal(0, Refused::Store),
             |(index, held)| claim.held(index, held),
@@ -278,9 +340,9 @@ impl Future for Admit {
             let Some(claim) = &this.claim else {
                 return Poll::Pending;
             };
-            let until = this.began + claim.drain.timeout;
+            let until = after(this.began, claim.drain.timeout);
             let deadline = this.deadline.get_or_insert_with(|| Deadline {
-                sleep: Box::pin(tokio::time::sleep_until(until.into())),
+                sleep: Box::pin(tokio::time::sleep_until(until)),
                 cut: false,
             });
             ready!(deadline.sleep.as_mut().poll(cx));
@@ -415,6 +477,8 @@ impl Permit {
         let observes = admitted.observed.is_some();
         let tickets = &self.tickets;
         let mut wake = Vec::new();
+        // Dropped when the lanes are let go: a handle may be the last of what it stands for.
+        let mut handles: SmallVec<[Handle; 1]> = SmallVec::new();
         let table = &admitted.fence.table;
         table.with_lanes(&admitted.claim.keys, true, |mut view| {
             for (lane, ticket) in view.lanes.iter_mut().zip(tickets) {
@@ -422,7 +486,9 @@ impl Permit {
                     lane.admit();
                 }
                 if let Some(ticket) = ticket {
-                    wake.append(&mut lane.ended(*ticket, false));
+                    let (handle, mut released) = lane.ended(*ticket, false);
+                    handles.extend(handle);
+                    wake.append(&mut released);
                 }
             }
         });
@@ -459,8 +525,12 @@ impl Permit {
         }
         let table = &self.admission.fence.table;
         let keys = &self.admission.claim.keys;
+        // Dropped when the lanes are let go: a handle may be the last of what it stands for.
+        let mut handles: SmallVec<[Handle; 1]> = SmallVec::new();
         table.tell_each(keys, &self.tickets, |lane, ticket| {
-            lane.ended(ticket, settles)
+            let (handle, released) = lane.ended(ticket, settles);
+            handles.extend(handle);
+            released
         });
         if !settles {
             return;
@@ -469,10 +539,10 @@ impl Permit {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        let settle = self.admission.claim.drain.settle;
+        let settled = after(now(), self.admission.claim.drain.settle);
         let (table, keys, tickets) = (Arc::clone(table), keys.clone(), self.tickets.clone());
         runtime.spawn(async move {
-            tokio::time::sleep(settle).await;
+            tokio::time::sleep_until(settled).await;
             table.tell_each(&keys, &tickets, |lane, ticket| lane.settled(ticket));
         });
     }

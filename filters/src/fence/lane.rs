@@ -354,9 +354,9 @@ impl<W: Clone, X: Clone> Lane<W, X> {
         debug_assert!(self.mark().is_none_or(|mark| ask.token >= mark));
         let advance = self.mark() != Some(ask.token);
         let draining = self.record.as_ref().is_some_and(|old| {
-            // A commit of the same mark once more: what was true when it was raised stays true.
+            // The same mark once more: what was true when it was raised stays true.
             !advance && old.draining
-        }) || self.hold != Hold::Off
+        }) || (advance && self.hold != Hold::Off)
             || self.older(ask.token).next().is_some()
             || self.unsettled.iter().any(|older| older.1 < ask.token);
         if advance && self.hold == Hold::Advances {
@@ -476,16 +476,18 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     }
 
     /// A write in flight has ended: completed, not forwarded, or, where `settles`, with an outcome
-    /// that is unknown and holds newer tokens until [`Self::settled`]. Returns whom to wake.
-    pub fn ended(&mut self, ticket: Ticket, settles: bool) -> Vec<W> {
+    /// that is unknown and holds newer tokens until [`Self::settled`].
+    ///
+    /// Returns its handle, for the caller to drop once the lane is let go, and whom to wake.
+    pub fn ended(&mut self, ticket: Ticket, settles: bool) -> (Option<X>, Vec<W>) {
         let Some(at) = self.in_flight.iter().position(|one| one.ticket == ticket) else {
-            return Vec::new();
+            return (None, Vec::new());
         };
         let ended = self.in_flight.swap_remove(at);
         if settles {
             self.unsettled.push((ended.ticket, ended.token));
         }
-        self.released()
+        (Some(ended.handle), self.released())
     }
 
     /// The time to settle of an unknown outcome is over. Returns whom to wake.
@@ -518,3 +520,6 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,7 +163,10 @@ where
                     };
                     let mut facts = passage.facts();
                     facts.waited = began.map_or_else(Default::default, |began| began.elapsed());
-                    facts.decision = Decision::Admitted;
+                    facts.decision = match admitted {
+                        Ok(_) => Decision::Admitted,
+                        Err(_) => Decision::Refused,
+                    };
                     facts.admission = Some(admitted?);
                     drop(facts);
                     let Some((mut inner, request)) = next.take() else {

@@ -7,8 +7,11 @@ pub mod admission;
 pub mod in_flight;
 pub mod lane;
 mod layer;
+mod send;
 pub mod step;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +20,7 @@ pub use admission::{Admission, Admit, Claim, Drain, Observation, OnTimeout, Perm
 pub use in_flight::{Handle, InFlight, Uploads};
 pub use lane::{Access, Ask};
 pub use layer::{FenceLayer, FenceService, ResponseFuture};
+pub use send::{BodyError, RequestBody, ResponseBody, SendFuture, SendLayer, SendService};
 
 use self::step::{Arrival, Bounds, Places};
 use self::table::Table;
@@ -74,21 +78,22 @@ impl Fence {
         self.table.limit_keys(most.unwrap_or(u64::MAX));
     }
 
-    /// Holds the keys of `namespace` as after a crash until `until`.
+    /// Holds the keys of `namespace` as after a crash until `until`; of several such calls for one
+    /// namespace the latest `until` counts.
     ///
     /// Must be called within a tokio runtime, which ends the hold; and before the first claim.
     pub fn hold(&self, namespace: &str, until: Instant) {
-        self.table.hold(namespace);
+        self.table.hold(namespace, until);
         let (table, namespace) = (Arc::clone(&self.table), namespace.to_owned());
         tokio::spawn(async move {
             tokio::time::sleep_until(until.into()).await;
-            table.hold_over(&namespace);
+            table.hold_over(&namespace, until);
         });
     }
 
     /// Asks for admission.
     pub fn admit(&self, claim: Claim) -> Admit {
-        Admit::new(self.clone(), claim, Instant::now())
+        Admit::new(self.clone(), claim, admission::now())
     }
 
     /// Compares a claim with the marks as they are, and changes nothing.
@@ -97,7 +102,7 @@ impl Fence {
     ///
     /// What [`Self::admit`] would refuse it for at once.
     pub async fn compare(&self, claim: Claim) -> Result<(), Refusal> {
-        let until = Instant::now() + claim.drain.timeout;
+        let until = admission::after(admission::now(), claim.drain.timeout);
         let mut look = Looking {
             fence: self.clone(),
             claim,
@@ -108,7 +113,7 @@ impl Fence {
             Some(verdict) => std::task::Poll::Ready(verdict),
             None => std::task::Poll::Pending,
         });
-        match tokio::time::timeout_at(until.into(), compared).await {
+        match tokio::time::timeout_at(until, compared).await {
             Ok(None) => Ok(()),
             Ok(Some(refusal)) => Err(refusal),
             Err(_) => Err(Refusal::new(
@@ -299,6 +304,10 @@ impl Looking {
             )
         });
         table.carry_out(&claim.keys, effects, |_| {});
+        if arrival != Arrival::Unread {
+            // It has left its lanes, so that dropping it needs no look at them.
+            self.places.waited = false;
+        }
         match arrival {
             Arrival::Unread => None,
             Arrival::Refused(index, refused) => Some(Some(claim.refusal(index, refused))),

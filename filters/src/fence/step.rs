@@ -35,6 +35,8 @@ pub enum Refused {
     JumpTooLarge(Token),
     /// The commit or the read that it waited for failed.
     Store,
+    /// An older write on a key that is only read has begun since it was admitted.
+    Held(Held),
     /// Too many requests wait for this key.
     Queue,
     /// Too many keys have a mark.
@@ -300,7 +302,8 @@ pub fn leave<W: Clone, X: Clone>(lanes: &mut [&mut Lane<W, X>], places: &Places)
 ///
 /// # Errors
 ///
-/// The index of the key that has a newer mark by now, and nothing is in flight.
+/// The index of the key that has a newer mark by now, or that is only read and has an older write
+/// in flight or unsettled; nothing is in flight then.
 pub fn send<W: Clone, X: Clone>(
     lanes: &mut [&mut Lane<W, X>],
     asks: &[Ask],
@@ -315,6 +318,13 @@ pub fn send<W: Clone, X: Clone>(
         let reset = ask.access == Access::Write && mark < ask.token;
         if (overtaken && !fault::planted(Fault::NoSecondCheck)) || reset {
             return Err((index, Refused::Stale(mark)));
+        }
+        // A read raises no mark, so a write with a token between the mark and its own may have
+        // been let through since.
+        if ask.access == Access::Read
+            && let Some(held @ (Held::InFlight | Held::Unsettled)) = lane.held(ask.token)
+        {
+            return Err((index, Refused::Held(held)));
         }
     }
     Ok(begin(lanes, asks, write, handle))
@@ -354,3 +364,6 @@ pub fn held<W: Clone, X: Clone>(lanes: &[&mut Lane<W, X>], asks: &[Ask]) -> Opti
         .or_else(|| held().find(|one| one.1 == Held::Unsettled))
         .or_else(|| held().next())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! across I/O, a wake-up or a call into a handle. A request with several keys locks all their
 //! shards, in one order.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -17,10 +17,9 @@ use moka::sync::Cache;
 use smallvec::SmallVec;
 
 use super::in_flight::Handle;
-use super::lane;
+use super::lane::{self, Held};
 use super::step;
 use crate::Key;
-use crate::Token;
 use crate::fault::{self, Fault};
 use crate::store::{Raise, Record, Reply, Store, StoreError};
 
@@ -46,8 +45,8 @@ pub(super) struct Table {
     keys: AtomicU64,
     /// How many may have one.
     most_keys: AtomicU64,
-    /// Namespaces under the hold after a crash.
-    holds: Mutex<HashSet<Box<str>>>,
+    /// Namespaces under the hold after a crash, and until when.
+    holds: Mutex<HashMap<Box<str>, Instant>>,
     holding: AtomicBool,
 }
 
@@ -82,7 +81,7 @@ impl Table {
             store,
             reads: AtomicU64::new(1),
             most_keys: AtomicU64::new(u64::MAX),
-            holds: Mutex::new(HashSet::new()),
+            holds: Mutex::new(HashMap::new()),
             holding: AtomicBool::new(false),
         }
     }
@@ -164,13 +163,17 @@ impl Table {
         let mut order: SmallVec<[usize; 4]> = keys.iter().map(shard_of).collect();
         order.sort_unstable();
         order.dedup();
-        let mut shards: SmallVec<[(usize, MutexGuard<'_, HashTable<Slot>>); 4]> =
-            order.into_iter().map(|at| (at, self.shard(at))).collect();
+        let shards: Shards<'_> = order.into_iter().map(|at| (at, self.shard(at))).collect();
         // Under all the locks at once, the lanes can be taken out and nobody sees them missing.
-        let mut slots: SmallVec<[Slot; 4]> = SmallVec::new();
+        let mut taken = Taken {
+            table: self,
+            shards,
+            slots: SmallVec::new(),
+        };
+        let Taken { shards, slots, .. } = &mut taken;
         for key in keys {
             let at = shard_of(key);
-            let taken = shards
+            let found = shards
                 .iter_mut()
                 .find(|shard| shard.0 == at)
                 .and_then(|shard| {
@@ -179,34 +182,20 @@ impl Table {
                         .find_entry(key.hash_value(), |slot| slot.key == *key);
                     found.ok().map(|entry| entry.remove().0)
                 });
-            let mut slot = taken.unwrap_or_else(|| self.open(key));
+            let mut slot = found.unwrap_or_else(|| self.open(key));
             self.read_if_needed(&mut slot, retry, reads);
             slots.push(slot);
         }
         let mut lanes = Lanes::new();
         let mut draining_since = SmallVec::new();
-        for slot in &mut slots {
+        for slot in slots {
             lanes.push(&mut slot.lane);
             draining_since.push(&mut slot.draining_since);
         }
-        let result = step(View {
+        step(View {
             lanes,
             draining_since,
-        });
-        for mut slot in slots {
-            slot.tidy();
-            if slot.lane.is_idle() {
-                self.free(slot);
-                continue;
-            }
-            let at = shard_of(&slot.key);
-            if let Some(shard) = shards.iter_mut().find(|shard| shard.0 == at) {
-                shard
-                    .1
-                    .insert_unique(slot.key.hash_value(), slot, hash_of_slot);
-            }
-        }
-        result
+        })
     }
 
     /// Tells one lane what happened, where it still exists, and wakes whom it says.
@@ -232,7 +221,7 @@ impl Table {
         &self,
         keys: &[Key],
         tickets: &[Option<lane::Ticket>],
-        event: impl Fn(&mut Lane, lane::Ticket) -> Vec<Waker>,
+        mut event: impl FnMut(&mut Lane, lane::Ticket) -> Vec<Waker>,
     ) {
         for (key, ticket) in keys.iter().zip(tickets) {
             if let Some(ticket) = *ticket {
@@ -248,10 +237,11 @@ impl Table {
         effects: Effects,
         drain: impl Fn(&Handle),
     ) {
-        effects.wake.into_iter().for_each(Waker::wake);
+        // First: a commit that is counted and never submitted would hold its lane for ever.
         if !effects.commit.is_empty() {
             self.commit(keys, effects.commit);
         }
+        effects.wake.into_iter().for_each(Waker::wake);
         effects.drain.iter().for_each(drain);
     }
 
@@ -331,16 +321,28 @@ impl Table {
         }
     }
 
+    /// Empties the cache.
+    #[cfg(test)]
+    pub(super) fn evict(&self) {
+        self.cache.invalidate_all();
+    }
+
     // The hold after a crash.
 
-    pub(super) fn hold(&self, namespace: &str) {
-        lock(&self.holds).insert(namespace.into());
+    pub(super) fn hold(&self, namespace: &str, until: Instant) {
+        let mut holds = lock(&self.holds);
+        let latest = holds.entry(namespace.into()).or_insert(until);
+        *latest = until.max(*latest);
         self.holding.store(true, Ordering::SeqCst);
     }
 
-    pub(super) fn hold_over(&self, namespace: &str) {
+    /// Ends the hold of `namespace`, unless it goes on beyond `until`.
+    pub(super) fn hold_over(&self, namespace: &str, until: Instant) {
         {
             let mut holds = lock(&self.holds);
+            if holds.get(namespace).is_none_or(|latest| *latest > until) {
+                return;
+            }
             holds.remove(namespace);
             self.holding.store(!holds.is_empty(), Ordering::SeqCst);
         }
@@ -365,7 +367,7 @@ impl Table {
     }
 
     pub(super) fn is_namespace_held(&self, namespace: &str) -> bool {
-        self.holding.load(Ordering::SeqCst) && lock(&self.holds).contains(namespace)
+        self.holding.load(Ordering::SeqCst) && lock(&self.holds).contains_key(namespace)
     }
 
     // What is in use.
@@ -392,15 +394,48 @@ impl Table {
 }
 
 impl Slot {
-    /// The drain's clock stands still only until nothing holds the mark any more.
+    /// The drain's clock runs until nothing holds the mark any more. A commit that failed and that
+    /// nobody waits for is no drain: whoever commits it again starts a clock of its own.
     fn tidy(&mut self) {
-        if self.draining_since.is_some()
-            && self
-                .lane
-                .mark()
-                .is_none_or(|mark: Token| self.lane.held(mark).is_none())
-        {
+        if self.draining_since.is_none() {
+            return;
+        }
+        let held = self.lane.mark().and_then(|mark| self.lane.held(mark));
+        let over = match held {
+            None => true,
+            Some(Held::Commit) => self.lane.counts().1 == 0,
+            Some(Held::InFlight | Held::Unsettled) => false,
+        };
+        if over {
             self.draining_since = None;
+        }
+    }
+}
+
+type Shards<'a> = SmallVec<[(usize, MutexGuard<'a, HashTable<Slot>>); 4]>;
+
+/// Lanes that were taken out of their shards for one step. They go back when it ends, in a panic
+/// as well: what is in flight in them must not be forgotten.
+struct Taken<'a> {
+    table: &'a Table,
+    shards: Shards<'a>,
+    slots: SmallVec<[Slot; 4]>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        for mut slot in self.slots.drain(..) {
+            slot.tidy();
+            if slot.lane.is_idle() {
+                self.table.free(slot);
+                continue;
+            }
+            let at = shard_of(&slot.key);
+            if let Some(shard) = self.shards.iter_mut().find(|shard| shard.0 == at) {
+                shard
+                    .1
+                    .insert_unique(slot.key.hash_value(), slot, hash_of_slot);
+            }
         }
     }
 }

@@ -119,6 +119,16 @@ impl KeyRules {
         })
     }
 
+    /// One key for every request, made by this template; strict and case-sensitive.
+    ///
+    /// # Errors
+    ///
+    /// A text that is no template.
+    pub fn single(namespace: &str, template: &str) -> Result<Self, TemplateError> {
+        let rule = KeyRule::new(KeyTemplate::parse(template)?);
+        Self::new(namespace, vec![rule], PathRules::Strict, Case::Sensitive)
+    }
+
     /// The namespace of all these keys.
     #[must_use]
     pub fn namespace(&self) -> &str {

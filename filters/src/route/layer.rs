@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Match, RequestView, RouteError, Router};
+use super::{Match, RequestView, RouteError, RouteMatcher, Router};
 use crate::hop_by_hop::upgrades;
 use crate::key::{KeyRule, destination_path};
 use crate::passage::{Facts, KeyFact, Passage};
@@ -33,6 +33,14 @@ impl<R> RouteLayer<R> {
     #[must_use]
     pub const fn new(routes: Routes<R>) -> Self {
         Self { routes }
+    }
+
+    /// A layer over routes that stay as they are.
+    pub fn fixed(routes: impl IntoIterator<Item = (RouteMatcher, R)>) -> Self {
+        let routes = routes
+            .into_iter()
+            .map(|(matcher, route)| (matcher, Arc::new(route)));
+        Self::new(Arc::new(ArcSwap::from_pointee(Router::new(routes))))
     }
 }
 
