@@ -167,8 +167,12 @@ fn a_request_that_is_not_compared_again_is_seen() {
         });
         let older = send(&stage, write(34, "older"));
         stage.gateway.wait_mark(KEY, "34");
+        // Connecting is tried after 0, 1 and 3 seconds. The newer one, half a second behind, is
+        // the first to try when the resource begins to accept.
+        std::thread::sleep(Duration::from_millis(500));
         let newer = send(&stage, write(35, "newer"));
         stage.gateway.wait_mark(KEY, "35");
+        std::thread::sleep(Duration::from_millis(700));
         gate.open();
         older.join().unwrap();
         newer.join().unwrap();
