@@ -338,19 +338,23 @@ fn a_gateway_that_stops_refuses_what_still_waits() {
             .set("shutdown", json!({ "timeout": "500ms" }))
     });
     let gate = stage.recorder.hold("older");
-    let older = write(34, "older").spawn(stage.http());
+    let mut older = Connection::open(stage.http());
+    older.send(write(34, "older").whole());
     stage.recorder.received("older");
-    let waiting = write(35, "waiting").spawn(stage.http());
+    let mut waiting = Connection::open(stage.http());
+    waiting.send(write(35, "waiting").whole());
     stage.gateway.wait_key(KEY, "waiting", 1);
     stage.gateway.signal(Signal::TERM);
-    let answer = waiting.join().unwrap();
+    let answer = waiting
+        .try_response("PUT")
+        .expect("who waits is told that nothing happened, not just hung up on");
     assert_eq!(
         answer.status, 503,
         "it can't be forwarded any more: {answer:?}"
     );
     assert_eq!(answer.header("fencing-outcome"), Some("not-forwarded"));
     gate.open();
-    drop(older.join());
+    drop(older);
     assert_eq!(stage.gateway.wait().code(), Some(0));
     assert!(stage.recorder.history().tagged("waiting").is_empty());
 }

@@ -47,14 +47,22 @@ fn verdict(stage: &Stage) -> Option<&'static str> {
 
 /// Waits until the newer write waits in its lane, or is let through.
 fn waits_or_arrives(stage: &Stage, tag: &str) {
+    let arrived = || !stage.recorder.history().tagged(tag).is_empty();
     eventually("the newer write waits or arrives", || {
         let waits = stage
             .gateway
             .key(KEY)
             .is_some_and(|view| view["waiting"] == 1);
-        let arrives = !stage.recorder.history().tagged(tag).is_empty();
-        (waits || arrives).then_some(())
+        (waits || arrived()).then_some(())
     });
+    // It may wait for its sync only, which is over when a later advance is durable.
+    stage.raise("/objects/other", "1");
+    for _ in 0..60 {
+        if arrived() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[track_caller]
@@ -159,8 +167,12 @@ fn a_request_that_is_not_compared_again_is_seen() {
         });
         let older = send(&stage, write(34, "older"));
         stage.gateway.wait_mark(KEY, "34");
+        // Connecting is tried after 0, 1 and 3 seconds. The newer one, half a second behind, is
+        // the first to try when the resource begins to accept.
+        std::thread::sleep(Duration::from_millis(500));
         let newer = send(&stage, write(35, "newer"));
         stage.gateway.wait_mark(KEY, "35");
+        std::thread::sleep(Duration::from_millis(700));
         gate.open();
         older.join().unwrap();
         newer.join().unwrap();

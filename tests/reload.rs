@@ -74,7 +74,7 @@ fn a_bad_file_changes_nothing_and_is_reported() {
     for bad in [
         good.clone().set("routes.0.unknown", true),
         good.clone().routes(json!([])),
-        good.clone().set("routes.0.upstream", "elsewhere"),
+        good.set("routes.0.upstream", "elsewhere"),
     ] {
         let before = reloads(&stage.gateway, "failed");
         reload(&mut stage, bad);
@@ -109,7 +109,7 @@ fn other_rules_for_known_marks_are_refused_without_rekey() {
         good.clone().fence("path", "opaque"),
         good.clone().fence("mode", "observe"),
         good.clone().fence("require", "never"),
-        good.clone().fence("safe_methods", json!(["GET", "PUT"])),
+        good.fence("safe_methods", json!(["GET", "PUT"])),
     ] {
         let before = reloads(&stage.gateway, "failed");
         reload(&mut stage, other);
