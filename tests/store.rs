@@ -232,10 +232,21 @@ fn an_index_or_a_checkpoint_of_before_is_refused() {
         let old = directory.path().join("old");
         copy(&path, &old);
         let store = open(&path);
-        for round in 0..8 {
+        // One generation apart is what a crash may leave: so there must be more in between.
+        let checkpoint = || fs::read(path.join("CHECKPOINT")).unwrap_or_default();
+        let (mut generations, mut last) = (0, checkpoint());
+        for round in 0..2_000 {
             let raises = (0..400).map(|n| raise(&format!("n/{round}-{n}"), 1));
             commit(&store, raises.collect()).unwrap();
+            let now = checkpoint();
+            if now != last {
+                (generations, last) = (generations + 1, now);
+            }
+            if generations >= 3 {
+                break;
+            }
         }
+        assert!(generations >= 3, "the marks never moved into the index");
         store.close(true).unwrap();
         drop(store);
         let (from, to) = (old.join(part), path.join(part));

@@ -246,7 +246,16 @@ fn a_failed_sync_is_final() {
     assert!(matches!(failed, Err(StoreError::Unavailable(_))));
     assert!(receiver.recv().unwrap().contains("syncing segment-"));
     disk.set(Faults::default());
-    let operations = disk.operations();
+    // The flusher may be at work on a spare segment; it stops when it sees the failure.
+    let mut operations = disk.operations();
+    loop {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = disk.operations();
+        if now == operations {
+            break;
+        }
+        operations = now;
+    }
     assert_eq!(commit(&engine, vec![raise("n/1", 3)]), failed);
     assert!(read(&engine, "n/1").is_err());
     assert!(engine.list("", None, 1).is_err());
