@@ -9,8 +9,9 @@ build:
 setup:
 	sh tests/setup.sh
 
+# Many tests wait for a timer of the contract, so more of them run at once than there are cores.
 test: setup
-	cargo test --workspace
+	RUST_TEST_THREADS=8 cargo test --workspace
 	cargo test --features faults --test faults
 
 lint:
@@ -18,3 +19,11 @@ lint:
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --features faults -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# What a request costs next to nginx, HAProxy and a raw relay, and what bodies cost.
+# BENCH="--rounds 9 --only nginx,fencegate" passes options on.
+bench:
+	cargo build --release --locked
+	sh benches/setup.sh
+	python3 benches/side_by_side.py $(BENCH)
+	python3 benches/bodies.py $(BENCH)
