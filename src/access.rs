@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fencegate_filters::passage::{Decision, Facts, Passage};
 use fencegate_filters::problem::{Rendering, respond};
-use fencegate_filters::{Outcome, Refusal};
+use fencegate_filters::{Outcome, Reason, Refusal};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -36,7 +36,6 @@ pub struct AccessLayer {
 struct Shared {
     metrics: Arc<Metrics>,
     log: bool,
-    sampler: Sampler,
     no_route: Arc<str>,
 }
 
@@ -47,7 +46,6 @@ impl AccessLayer {
             shared: Arc::new(Shared {
                 metrics,
                 log,
-                sampler: Sampler::default(),
                 no_route: Arc::from(""),
             }),
         }
@@ -91,7 +89,7 @@ where
         let line = Line {
             shared: Arc::clone(&self.shared),
             passage,
-            began: Instant::now(),
+            began: self.shared.log.then(Instant::now),
             told: self.shared.log.then(|| Told {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
@@ -152,7 +150,7 @@ where
 struct Line {
     shared: Arc<Shared>,
     passage: Passage,
-    began: Instant,
+    began: Option<Instant>,
     told: Option<Told>,
     rendering: Rendering,
     status: u16,
@@ -181,7 +179,9 @@ impl Line {
         if refusal.key.as_ref() == facts.keys.first().map(|fact| &fact.key) {
             refusal.token = refusal.token.or(facts.token);
         }
-        if refusal.outcome == Outcome::NotForwarded {
+        let admitted = matches!(facts.decision, Decision::Admitted | Decision::Unfenced);
+        let by_upstream = refusal.reason == Reason::UpstreamUnreachable;
+        if refusal.outcome == Outcome::NotForwarded && !(admitted && by_upstream) {
             facts.decision = Decision::Refused;
         }
         facts.outcome = Some(refusal.outcome);
@@ -201,7 +201,7 @@ impl Line {
             .as_deref()
             .or_else(|| facts.would_refuse())
             .map_or("", |refusal| refusal.reason.as_str());
-        self.shared.metrics.request(&RequestLabels {
+        self.shared.metrics.request(RequestLabels {
             route: RouteName(
                 facts
                     .route
@@ -224,7 +224,7 @@ impl Line {
 
     fn log(&self, facts: &Facts, told: &Told, reason: &str, broken: bool) {
         let refused = self.refusal.is_some() || facts.would_refuse().is_some();
-        if refused && !self.shared.sampler.takes() {
+        if refused && !SAMPLER.takes() {
             return;
         }
         let key = facts.keys.first().map(|fact| Escaped(fact.key.as_str()));
@@ -252,7 +252,7 @@ impl Line {
                     broken = (broken && self.status > 0).then_some(true),
                     waited_us = micros(facts.waited),
                     upstream_us = facts.upstream.map(micros),
-                    total_us = micros(self.began.elapsed()),
+                    total_us = self.began.map(|began| micros(began.elapsed())),
                     "request"
                 )
             };
@@ -295,8 +295,13 @@ impl std::fmt::Display for Escaped<'_> {
     }
 }
 
+/// One for the process: a flood comes over many connections.
+static SAMPLER: Sampler = Sampler {
+    second: AtomicU64::new(0),
+    count: AtomicU64::new(0),
+};
+
 /// Bounds how many refusals are logged under a flood.
-#[derive(Default)]
 struct Sampler {
     /// The second that is being counted, and how many it had.
     second: AtomicU64,

@@ -3,11 +3,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use fencegate_filters::passage::Passage;
-use fencegate_filters::{Reason, Refusal, names};
+use fencegate_filters::{Reason, Refusal, StripLayer, names};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header};
 use tower_service::Service;
@@ -34,23 +34,81 @@ impl Forward {
 impl Service<Request<RequestBody>> for Forward {
     type Response = Response<ResponseBody>;
     type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Refusal>> + Send>>;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let body_timeout = self.body_timeout;
-        Box::pin(forward(request, body_timeout))
+    fn call(&mut self, mut request: Request<RequestBody>) -> ResponseFuture {
+        let passage = Passage::of(&mut request);
+        let exchanged = match prepare(&mut request) {
+            Ok((upstream, trailers)) => {
+                let terms = Terms {
+                    admission: passage.facts().admission.take(),
+                    trailers,
+                    body_timeout: self.body_timeout,
+                    upgrade: request.extensions_mut().remove::<TunnelSlot>(),
+                };
+                Exchanged::UnderWay(Box::pin(exchange(upstream, request, terms)))
+            }
+            Err(refusal) => Exchanged::Refused(Some(Box::new(refusal))),
+        };
+        ResponseFuture {
+            exchanged,
+            passage,
+            began: Instant::now(),
+        }
     }
 }
 
-async fn forward(
-    mut request: Request<RequestBody>,
-    body_timeout: Option<Duration>,
-) -> Result<Response<ResponseBody>, Refusal> {
-    let passage = Passage::of(&mut request);
+/// The future of [`Forward`].
+pub struct ResponseFuture {
+    exchanged: Exchanged,
+    passage: Passage,
+    began: Instant,
+}
+
+enum Exchanged {
+    UnderWay(Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Refusal>> + Send>>),
+    Refused(Option<Box<Refusal>>),
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<ResponseBody>, Refusal>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let mut answer = match &mut this.exchanged {
+            Exchanged::UnderWay(exchange) => ready!(exchange.as_mut().poll(cx)),
+            Exchanged::Refused(refusal) => match refusal.take() {
+                Some(refusal) => return Poll::Ready(Err(*refusal)),
+                None => return Poll::Pending,
+            },
+        };
+        let mut facts = this.passage.facts();
+        facts.upstream = Some(this.began.elapsed());
+        match &mut answer {
+            Ok(response) => {
+                // The gateway's own words are nobody else's.
+                for name in [
+                    &names::FENCING_MARK,
+                    &names::FENCING_OUTCOME,
+                    &names::FENCING_DECISION,
+                ] {
+                    let name: &HeaderName = name;
+                    response.headers_mut().remove(name);
+                }
+            }
+            Err(refusal) => facts.outcome = Some(refusal.outcome),
+        }
+        drop(facts);
+        Poll::Ready(answer)
+    }
+}
+
+/// Makes the request the upstream's, in place.
+fn prepare(request: &mut Request<RequestBody>) -> Result<(Arc<Upstream>, StripLayer), Refusal> {
     let Some(route) = request.extensions_mut().remove::<Arc<Route>>() else {
         return Err(Refusal::new(
             Reason::NoRoute,
@@ -63,40 +121,17 @@ async fn forward(
             "This route refuses all requests.",
         ));
     };
-    let asks = request.headers().contains_key(header::UPGRADE);
-    let upgrade = request.extensions_mut().remove::<TunnelSlot>();
-    let upgrade = upgrade.filter(|_| asks);
-    let (mut head, body) = request.into_parts();
-    head.uri = origin_form(&head.uri);
-    head.version = Version::HTTP_11;
-    make_upstreams(&mut head.headers, &route, upstream)?;
-    // The codec keeps the spelling of header names among the extensions.
-    let out = Request::from_parts(head, body);
-    let terms = Terms {
-        admission: passage.facts().admission.take(),
-        trailers: route.trailers.clone(),
-        body_timeout,
-        upgrade,
+    if !request.headers().contains_key(header::UPGRADE) {
+        request.extensions_mut().remove::<TunnelSlot>();
+    }
+    *request.uri_mut() = origin_form(request.uri());
+    *request.version_mut() = Version::HTTP_11;
+    let query = match route.forward_token {
+        true => String::new(),
+        false => request.uri().query().unwrap_or_default().to_owned(),
     };
-    let began = Instant::now();
-    let mut answer = exchange(upstream, out, terms).await;
-    if let Ok(response) = &mut answer {
-        // The gateway's own words are nobody else's.
-        for name in [
-            &names::FENCING_MARK,
-            &names::FENCING_OUTCOME,
-            &names::FENCING_DECISION,
-        ] {
-            response.headers_mut().remove(HeaderName::clone(name));
-        }
-    }
-    let mut facts = passage.facts();
-    facts.upstream = Some(began.elapsed());
-    if let Err(refusal) = &answer {
-        facts.outcome = Some(refusal.outcome);
-    }
-    drop(facts);
-    answer
+    make_upstreams(request.headers_mut(), &query, &route, upstream)?;
+    Ok((Arc::clone(upstream), route.trailers.clone()))
 }
 
 /// The target as the upstream gets it: byte for byte what the key was made of, in origin form.
@@ -115,6 +150,7 @@ fn origin_form(uri: &Uri) -> Uri {
 /// The header as the upstream gets it.
 fn make_upstreams(
     headers: &mut HeaderMap,
+    query: &str,
     route: &Route,
     upstream: &Upstream,
 ) -> Result<(), Refusal> {
@@ -123,7 +159,9 @@ fn make_upstreams(
         let named = route.policy.keys.keys().iter();
         let named = named.filter_map(|rule| rule.token_header.as_ref());
         for name in route.policy.token_headers.iter().chain(named) {
-            headers.remove(name);
+            if !is_signed(headers, query, name) {
+                headers.remove(name);
+            }
         }
     }
     for (name, value) in &route.headers {
@@ -136,6 +174,34 @@ fn make_upstreams(
         rewrite_destination(headers, upstream)?;
     }
     Ok(())
+}
+
+/// Whether the request's signature covers this field, so that without it the upstream would find
+/// the signature wrong: the lists of AWS Signature Version 4, in the header or in a presigned URL,
+/// and of RFC 9421.
+fn is_signed(headers: &HeaderMap, query: &str, name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let listed = |list: &str, separators: &[char]| {
+        list.split(separators)
+            .any(|one| one.trim().eq_ignore_ascii_case(name))
+    };
+    let after = |text: &str, label: &str| {
+        text.split_once(label).map(|pair| {
+            pair.1
+                .split([',', ' ', '&'])
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        })
+    };
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    text(&header::AUTHORIZATION)
+        .and_then(|value| after(value, "SignedHeaders="))
+        .is_some_and(|list| listed(&list, &[';']))
+        || after(query, "X-Amz-SignedHeaders=")
+            .is_some_and(|list| listed(&list.replace("%3B", ";").replace("%3b", ";"), &[';']))
+        || text(&HeaderName::from_static("signature-input"))
+            .is_some_and(|value| listed(value, &['"']))
 }
 
 fn authority(upstream: &Upstream) -> Result<HeaderValue, Refusal> {
@@ -155,6 +221,9 @@ fn rewrite_destination(headers: &mut HeaderMap, upstream: &Upstream) -> Result<(
     };
     let broken = || Refusal::new(Reason::BadRequest, "Destination is not a URI.");
     let text = value.to_str().map_err(|_| broken())?;
+    if text.starts_with('/') {
+        return Ok(());
+    }
     let Some((_, rest)) = text.split_once("://") else {
         return Ok(());
     };

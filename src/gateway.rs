@@ -61,6 +61,8 @@ pub struct Settings {
     pub heads: HeadLimits,
     /// How long clients may take.
     pub timeouts: ConnTimeouts,
+    /// Whether the spelling of header names is kept for an upstream that cares.
+    pub preserve_header_case: bool,
     /// How many requests one connection may carry.
     pub requests_per_connection: Option<u64>,
     /// How many client connections there may be.

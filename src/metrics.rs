@@ -1,5 +1,6 @@
 //! The gateway's metrics, in the text format of Prometheus. Keys are never labels.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,8 +142,25 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts a request.
-    pub fn request(&self, labels: &RequestLabels) {
-        self.requests.get_or_create(labels).inc();
+    pub fn request(&self, labels: RequestLabels) {
+        thread_local! {
+            /// The counter of the last request: the next one mostly has the same.
+            static LAST: RefCell<Option<(RequestLabels, Counter)>> = const { RefCell::new(None) };
+        }
+        LAST.with_borrow_mut(|last| match last {
+            Some((same, counter))
+                if Arc::ptr_eq(&same.route.0, &labels.route.0)
+                    && same.decision == labels.decision
+                    && same.reason == labels.reason =>
+            {
+                counter.inc();
+            }
+            _ => {
+                let counter = self.requests.get_or_create_owned(&labels);
+                counter.inc();
+                *last = Some((labels, counter));
+            }
+        });
     }
 
     /// A request was admitted after `waited`; zero where it did not have to wait.

@@ -9,15 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use fencegate_filters::policy::Require;
 use fencegate_filters::route::Router;
 use tokio::signal::unix::Signal;
 
 use crate::config::{Config, Url};
 use crate::gateway::Gateway;
 use crate::intake::Intake;
-use crate::route::{Route, RouteTable};
-use crate::run::{RunError, differences, settings, upstreams};
-use crate::store::{EmbeddedStore, NamespaceRules};
+use crate::route::{Reach, Route, RouteTable};
+use crate::rules::Changes;
+use crate::run::{RunError, settings, upstreams};
+use crate::store::EmbeddedStore;
+use crate::upstream::Address;
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -93,7 +96,7 @@ impl Reloader {
         let kept = |name: &str, url: &Url| {
             let same = *url == Url::BuiltinObjects;
             old.get(name)
-                .filter(|_| same)
+                .filter(|old| same && matches!(old.address, Address::Builtin(_)))
                 .map(|upstream| upstream.address.clone())
         };
         let upstreams = upstreams(&config, self.workers, &kept)?;
@@ -116,86 +119,77 @@ impl Reloader {
     /// Makes the namespaces' rules those of `table`, once nothing is left of the old ones.
     async fn change_rules(&self, table: &RouteTable) -> Result<(), RunError> {
         let known = self.store.all_rules().map_err(RunError::Store)?;
-        let mut changes = Vec::new();
-        let mut changed = Vec::new();
-        for (namespace, rules) in &table.rules {
-            let Some(stored) = known.get(namespace) else {
-                continue;
-            };
-            if stored.fingerprint != rules.fingerprint {
-                changed.push(namespace.as_str());
-                if !rules.rekey {
-                    changes.extend(differences(&stored.fingerprint, &rules.fingerprint));
-                }
+        let old = self.gateway.routes.load_full();
+        let mut reached = Reach::new();
+        for (_, route) in old.routes() {
+            if let Some(upstream) = &route.upstream {
+                let namespace = route.policy.keys.namespace().to_owned();
+                let reached = reached.entry(namespace).or_default();
+                reached.insert(upstream.authority.clone());
             }
         }
-        // Routes that are gone take their rules with them, and what they forwarded as well.
-        let gone = known
-            .keys()
-            .filter(|namespace| !table.rules.contains_key(*namespace));
-        changed.extend(gone.map(String::as_str));
-        if !changes.is_empty() {
-            return Err(RunError::Rekeyed(changes));
+        let changes = Changes::find(&known, table, false, Some(&reached));
+        if !changes.refused.is_empty() {
+            return Err(RunError::Rekeyed(changes.refused));
         }
-        if !changed.is_empty() {
-            self.close(&changed).await?;
+        if !changes.changed.is_empty() {
+            self.close(&old, &changes).await?;
         }
-        for (namespace, rules) in &table.rules {
-            let settle = table.settles.get(namespace).copied().unwrap_or_default();
-            let stored = known.get(namespace);
-            let now = NamespaceRules {
-                fingerprint: rules.fingerprint.clone(),
-                // What was forwarded before may still be running for as long as it was allowed to.
-                settle: stored.map_or(settle, |stored| stored.settle.max(settle)),
-            };
-            if stored != Some(&now) {
-                self.store
-                    .put_rules(namespace, &now)
-                    .map_err(RunError::Store)?;
+        for (namespace, rules) in &changes.put {
+            if let Err(error) = self.store.put_rules(namespace, rules) {
+                self.gateway.routes.store(old);
+                return Err(RunError::Store(error));
             }
         }
         Ok(())
     }
 
-    /// Closes the routes of these namespaces, and waits until what they forwarded has ended or
-    /// settled. Where it does not in time, they are opened again as they were.
-    async fn close(&self, namespaces: &[&str]) -> Result<(), RunError> {
-        let old = self.gateway.routes.load_full();
-        let is_changed = |route: &Route| namespaces.contains(&route.policy.keys.namespace());
+    /// Closes the routes of the changed namespaces, and waits until what they forwarded has ended
+    /// or settled. Where it does not in time, they are opened again as they were.
+    async fn close(
+        &self,
+        old: &Arc<Router<Arc<Route>>>,
+        changes: &Changes,
+    ) -> Result<(), RunError> {
+        let namespaces = &changes.changed;
+        let is_changed = |route: &Route| {
+            let namespace = route.policy.keys.namespace();
+            namespaces.iter().any(|changed| changed == namespace)
+        };
         let mut routes = Vec::new();
         let mut closing = Vec::new();
+        let mut unfenced = false;
         for (matcher, route) in old.routes() {
             if is_changed(route) {
                 routes.push((matcher.clone(), Arc::new(route.closed())));
                 closing.push(Arc::downgrade(route));
+                unfenced |= route.policy.require == Require::Never;
             } else {
                 routes.push((matcher.clone(), Arc::clone(route)));
             }
         }
-        let upstreams = self.gateway.upstreams.load();
-        let longest = upstreams
-            .values()
-            .map(|upstream| upstream.timeout + upstream.settle)
-            .max();
+        let longest = self.gateway.upstreams.load();
+        let longest = longest.values().map(|one| one.timeout + one.settle).max();
         let end = Instant::now() + longest.unwrap_or_default() + self.config.shutdown.timeout;
         self.gateway.routes.store(Arc::new(Router::new(routes)));
-        drop(upstreams);
-        let matchers = old;
-        // This table itself holds each old route once; what is more is a request on its way.
-        let in_use = || closing.iter().any(|route| route.strong_count() > 1);
+        // Each old route is held once by the old table; what is more is a request on its way. And
+        // who looks for a route in the old table holds the table, beside this caller and `old`.
+        let in_use =
+            || Arc::strong_count(old) > 1 || closing.iter().any(|route| route.strong_count() > 1);
         let quiet = || {
-            namespaces
-                .iter()
-                .all(|namespace| self.gateway.fence.is_namespace_quiet(namespace))
+            let fence = &self.gateway.fence;
+            namespaces.iter().all(|name| fence.is_namespace_quiet(name))
         };
         while in_use() || !quiet() {
             if Instant::now() >= end {
-                self.gateway.routes.store(matchers);
-                return Err(RunError::StillInUse(
-                    namespaces.iter().map(|&name| name.to_owned()).collect(),
-                ));
+                self.gateway.routes.store(Arc::clone(old));
+                return Err(RunError::StillInUse(namespaces.clone()));
             }
             tokio::time::sleep(QUIET_LOOK).await;
+        }
+        if unfenced {
+            // What passed unfenced has no lane that would tell when it has settled.
+            tokio::time::sleep(changes.longest()).await;
         }
         Ok(())
     }

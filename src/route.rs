@@ -1,6 +1,6 @@
 //! The routes of the config, as the gateway uses them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,9 @@ impl Route {
     }
 }
 
+/// Namespaces, and the authorities of the upstreams that they reach.
+pub type Reach = BTreeMap<String, BTreeSet<String>>;
+
 /// All routes, and what follows from them together.
 #[derive(Debug)]
 pub struct RouteTable {
@@ -60,6 +63,8 @@ pub struct RouteTable {
     pub router: Arc<Router<Arc<Route>>>,
     /// Headers that no hop may be asked to delete.
     pub guarded: GuardedNames,
+    /// The upstreams that each namespace reaches.
+    pub reach: Reach,
     /// The longest settle of the upstreams that each namespace reaches.
     pub settles: BTreeMap<String, Duration>,
     /// The rules that the keys of each namespace come from, and whether they may change.
@@ -94,6 +99,7 @@ impl RouteTable {
             tokens: HashSet::new(),
         };
         let mut routes = Vec::new();
+        let mut reach = Reach::new();
         let mut settles: BTreeMap<String, Duration> = BTreeMap::new();
         let mut rules: BTreeMap<String, NamespaceRules> = BTreeMap::new();
         for route in &config.routes {
@@ -106,6 +112,8 @@ impl RouteTable {
             if let Some(upstream) = &upstream {
                 let settle = settles.entry(namespace.clone()).or_default();
                 *settle = (*settle).max(upstream.settle);
+                let reached = reach.entry(namespace.clone()).or_default();
+                reached.insert(upstream.authority.clone());
             }
             let of_namespace = rules.entry(namespace.clone()).or_default();
             of_namespace.fingerprint.extend(config::rules(route));
@@ -120,6 +128,7 @@ impl RouteTable {
         Ok(Self {
             router: Arc::new(Router::new(routes)),
             guarded: GuardedNames::new(builder.tokens, builder.guarded),
+            reach,
             settles,
             rules,
         })

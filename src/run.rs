@@ -25,9 +25,10 @@ use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::reload::Reloader;
 use crate::route::RouteTable;
+use crate::rules::Changes;
 use crate::server::{self, Stop};
 use crate::spool::Spool;
-use crate::store::{EmbeddedStore, NamespaceRules, OpenError, Options, volatile_medium};
+use crate::store::{EmbeddedStore, OpenError, Options, volatile_medium};
 use crate::upstream::{self, Upstream};
 use crate::wire::{ConnTimeouts, HeadLimits};
 
@@ -117,14 +118,7 @@ pub fn serve(config: Config, file: &Path) -> Result<(), RunError> {
         // Nobody waits for it any more once the process is on its way out.
         let _ = failure.send(why);
     });
-    let (settles, rekeyed) = check_rules(&store, &table)?;
-    if let Some(until) = rekeyed {
-        // Under new keys nothing would hold what the last run left behind.
-        tracing::warn!(
-            "the keys are made anew after a run that did not end cleanly: waiting until its requests have settled"
-        );
-        std::thread::sleep(until.saturating_duration_since(Instant::now()));
-    }
+    let settles = take_rules(&store, &table)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -192,76 +186,30 @@ fn open_store(config: &Config) -> Result<EmbeddedStore, RunError> {
     Ok(store)
 }
 
-/// How long each namespace is held after a crash, and until when nothing may start at all.
-type Holds = (BTreeMap<String, Duration>, Option<Instant>);
-
-/// Compares the rules that keys come from with those that the marks were made by.
-fn check_rules(store: &EmbeddedStore, table: &RouteTable) -> Result<Holds, RunError> {
+/// Compares the rules that keys come from with those that the marks were made by; returns how long
+/// each namespace is held after a crash.
+fn take_rules(
+    store: &EmbeddedStore,
+    table: &RouteTable,
+) -> Result<BTreeMap<String, Duration>, RunError> {
     let known = store.all_rules().map_err(RunError::Store)?;
-    let mut settles = table.settles.clone();
-    let mut changes = Vec::new();
-    let mut rekeyed = Duration::ZERO;
-    for (namespace, rules) in &table.rules {
-        let settle = table.settles.get(namespace).copied().unwrap_or_default();
-        let stored = known.get(namespace);
-        if let Some(stored) = stored {
-            // Orphans run for as long as the old config allowed them to.
-            let longest = settles.entry(namespace.clone()).or_default();
-            *longest = (*longest).max(stored.settle);
-            if stored.fingerprint != rules.fingerprint {
-                rekeyed = rekeyed.max(stored.settle);
-                if !rules.rekey {
-                    changes.extend(differences(&stored.fingerprint, &rules.fingerprint));
-                    continue;
-                }
-            }
-        }
-        let now = NamespaceRules {
-            fingerprint: rules.fingerprint.clone(),
-            // A shorter settle counts only once nothing can be left of the longer one.
-            settle: if store.was_clean() {
-                settle
-            } else {
-                settles.get(namespace).copied().unwrap_or(settle)
-            },
-        };
-        if stored != Some(&now) {
-            store.put_rules(namespace, &now).map_err(RunError::Store)?;
-        }
+    let changes = Changes::find(&known, table, store.was_clean(), None);
+    if !changes.refused.is_empty() {
+        return Err(RunError::Rekeyed(changes.refused));
     }
-    for (namespace, stored) in &known {
-        if !table.rules.contains_key(namespace) {
-            rekeyed = rekeyed.max(stored.settle);
-        }
-        settles.entry(namespace.clone()).or_insert(stored.settle);
+    let until = store.opened_at() + changes.longest();
+    if !store.was_clean() && until > Instant::now() {
+        // Under new keys nothing would hold what the last run left behind. The new rules are put
+        // only afterwards: a stop in between must find the change once more.
+        tracing::warn!(
+            "the keys are made anew after a run that did not end cleanly: waiting until its requests have settled"
+        );
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
     }
-    let waits = !store.was_clean() && !rekeyed.is_zero();
-    if changes.is_empty() {
-        Ok((settles, waits.then(|| store.opened_at() + rekeyed)))
-    } else {
-        Err(RunError::Rekeyed(changes))
+    for (namespace, rules) in &changes.put {
+        store.put_rules(namespace, rules).map_err(RunError::Store)?;
     }
-}
-
-pub(crate) fn differences(
-    old: &BTreeMap<String, String>,
-    new: &BTreeMap<String, String>,
-) -> Vec<String> {
-    let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-        .into_iter()
-        .filter(|name| old.get(*name) != new.get(*name))
-        .map(|name| {
-            let show = |rules: &BTreeMap<String, String>| {
-                rules
-                    .get(name)
-                    .map_or_else(|| "nothing".to_owned(), |text| format!("{text:?}"))
-            };
-            format!("{name}: was {}, is {}", show(old), show(new))
-        })
-        .collect()
+    Ok(changes.settles)
 }
 
 /// The requests that a crash orphaned count as still running.
@@ -320,6 +268,10 @@ pub(crate) fn settings(config: &Config) -> Settings {
             idle: config.timeouts.idle,
             write_stall: config.timeouts.idle,
         },
+        preserve_header_case: config
+            .upstreams
+            .values()
+            .any(|upstream| upstream.preserve_header_case),
         requests_per_connection: config.limits.requests_per_connection,
         connections: config.limits.connections,
     }
@@ -410,7 +362,11 @@ async fn run(
     tokio::select! {
         () = signals.stop() => {}
         never = reloader.run(reload) => match never {},
-        Ok(why) = &mut failed => return Err(RunError::Failed(why)),
+        Ok(why) = &mut failed => {
+            // Equal tokens need no sync: they are not to be admitted either.
+            gateway.fence.stop();
+            return Err(RunError::Failed(why));
+        }
     }
     let timeout = reloader.config().shutdown.timeout;
     gateway.ready.store(false, Ordering::SeqCst);
@@ -419,7 +375,11 @@ async fn run(
     let clean = tokio::select! {
         clean = stopping => clean,
         () = signals.stop() => return Err(RunError::Impatient),
-        Ok(why) = &mut failed => return Err(RunError::Failed(why)),
+        Ok(why) = &mut failed => {
+            // Equal tokens need no sync: they are not to be admitted either.
+            gateway.fence.stop();
+            return Err(RunError::Failed(why));
+        }
     };
     drop(stop);
     // Each ends when the channel is gone; nothing is left on them.

@@ -185,6 +185,9 @@ async fn connection<S>(
     };
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None);
+    if settings.preserve_header_case {
+        builder.preserve_header_case(true);
+    }
     if settings.heads.header_count >= 100 {
         builder.max_headers(settings.heads.header_count + 1);
     }

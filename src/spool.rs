@@ -175,6 +175,10 @@ impl Body for Spooled {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        // With a length the codec would send no trailers.
+        match self.trailers {
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.left),
+        }
     }
 }

@@ -81,11 +81,16 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let spools = request
             .extensions()
             .get::<Arc<Route>>()
             .is_some_and(|route| route.spool);
+        // Observing delays nothing, and what is not fenced waits for nothing.
+        let spools = spools && {
+            let passage = Passage::of(&mut request);
+            matches!(passage.facts().claim, Some((_, Mode::Enforce)))
+        };
         if !spools || request.body().is_end_stream() {
             return ResponseFuture {
                 state: State::Inner {

@@ -128,7 +128,13 @@ impl Flight {
         if let Slot::CutBefore(why) = *slot {
             *slot = Slot::Over(None);
             drop(slot);
-            let refusal = cut(why, permit.as_ref()).with_outcome(Outcome::NotForwarded);
+            let mut refusal = cut(why, permit.as_ref()).with_outcome(Outcome::NotForwarded);
+            if why == Cut::Superseded {
+                // Nothing was in flight yet: it came too late, that is all.
+                refusal.reason = Reason::StaleToken;
+                refusal.detail =
+                    "A newer fencing token came before this request could be sent.".into();
+            }
             if let Some(permit) = permit {
                 permit.ended(Outcome::NotForwarded, false);
             }
@@ -164,6 +170,10 @@ impl Flight {
         head.conn.drive(cx);
         let answer = match head.answer.as_mut().poll(cx) {
             Poll::Ready(answer) => answer,
+            // The codec ended without an answer: it gives back what it had not begun with.
+            Poll::Pending if head.conn.is_closed() => {
+                return Poll::Ready(self.codec_ended(&mut slot, cx));
+            }
             Poll::Pending => {
                 let Some(refusal) = self.wait_for_head(head, cx) else {
                     return Poll::Pending;
@@ -186,6 +196,31 @@ impl Flight {
                 }
             }),
         }
+    }
+
+    /// The connection ended in good order before the codec had taken the request from its queue.
+    fn codec_ended(&self, slot: &mut Slot, cx: &mut Context<'_>) -> Headed {
+        let Slot::Head(head) = std::mem::replace(slot, Slot::Over(None)) else {
+            return Headed::Failed(failed(None));
+        };
+        let Head {
+            conn,
+            mut answer,
+            permit,
+            has_body,
+            ..
+        } = *head;
+        let settles = self.settles(&conn, has_body);
+        drop(conn);
+        if let Poll::Ready(Err(mut error)) = answer.as_mut().poll(cx)
+            && let Some(request) = error.take_message()
+        {
+            return Headed::Unsent(Box::new(request), permit);
+        }
+        if let Some(permit) = permit {
+            permit.ended(Outcome::Unknown, settles);
+        }
+        Headed::Failed(failed(None))
     }
 
     /// Timers while there is no head; the refusal where one has run out.
@@ -424,8 +459,8 @@ impl Flight {
         }
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
-                let flight = Arc::clone(self);
-                runtime.spawn(std::future::poll_fn(move |cx| flight.poll_pump(cx)));
+                let keeper = Keeper(Arc::clone(self));
+                runtime.spawn(std::future::poll_fn(move |cx| keeper.0.poll_pump(cx)));
             }
             Err(_) => reading.pumped = false,
         }
@@ -575,6 +610,10 @@ impl Flight {
     /// on to its end, because its outcome matters; everything else is cut.
     fn client_left(self: &Arc<Self>) {
         let mut slot = self.lock();
+        if std::thread::panicking() {
+            self.end_head_or_body(&mut slot, Cut::Stopping);
+            return;
+        }
         let (runs_on, headed) = match &mut *slot {
             Slot::Head(head) => (runs_on(&mut head.permit, &head.conn), false),
             Slot::Body(reading) => (runs_on(&mut reading.permit, &reading.conn), true),
@@ -593,10 +632,10 @@ impl Flight {
             return;
         }
         drop(slot);
-        let flight = Arc::clone(self);
+        let keeper = Keeper(Arc::clone(self));
         runtime.spawn(async move {
             // Dropping the response leaves its body to be discarded in the same way.
-            drop(std::future::poll_fn(|cx| flight.poll_head(cx)).await);
+            drop(std::future::poll_fn(|cx| keeper.0.poll_head(cx)).await);
         });
     }
 
@@ -613,6 +652,21 @@ impl Flight {
 
     fn lock(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A task of the gateway's own that drives a flight: whatever ends the task, a panic included, ends
+/// what is still under way.
+struct Keeper(Arc<Flight>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let panics = std::thread::panicking();
+        let mut slot = self.0.lock();
+        // Where the head has just come, the body has a driver of its own.
+        if panics || matches!(*slot, Slot::Head(_)) {
+            self.0.end_head_or_body(&mut slot, Cut::Stopping);
+        }
     }
 }
 

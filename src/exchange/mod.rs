@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fencegate_filters::fence::{Admission, Permit};
-use fencegate_filters::{Reason, Refusal, StripLayer};
+use fencegate_filters::{Outcome, Reason, Refusal, StripLayer};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 
@@ -42,38 +42,38 @@ pub struct Terms {
 /// was sent; and where the outcome is unknown, `upstream-failed`, `upstream-timeout`, `superseded`,
 /// `request-timeout`, `body-too-large` or `bad-request`.
 pub async fn exchange(
-    upstream: &Arc<Upstream>,
-    request: Request<RequestBody>,
+    upstream: Arc<Upstream>,
+    mut request: Request<RequestBody>,
     mut terms: Terms,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let expects = request.headers().contains_key(http::header::EXPECT);
-    let (mut parts, mut body) = request.into_parts();
+    let body = request.body();
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         // The codec takes a body of unknown length for none where the method is GET.
         let chunked = http::HeaderValue::from_static("chunked");
-        parts
-            .headers
-            .insert(http::header::TRANSFER_ENCODING, chunked);
+        let headers = request.headers_mut();
+        headers.insert(http::header::TRANSFER_ENCODING, chunked);
     }
     let mut fresh = false;
     loop {
-        let conn = connection(upstream, fresh).await?;
-        let flight = Flight::new(Arc::clone(upstream), terms.body_timeout);
+        let conn = connection(&upstream, fresh).await?;
+        let flight = Flight::new(Arc::clone(&upstream), terms.body_timeout);
         let permit: Option<Permit> = match terms.admission.take() {
             Some(admission) => Some(admission.send(&handle(&flight))?),
             None => None,
         };
-        let upload = Upload::new(body, Arc::clone(&conn.wire), terms.trailers.clone());
-        let mut request = Request::from_parts(parts, upload);
+        let wire = Arc::clone(&conn.wire);
+        let trailers = terms.trailers.clone();
+        let mut sending = request.map(|body| Upload::new(body, wire, trailers));
         if expects {
             let wire = Arc::clone(&conn.wire);
-            hyper::ext::on_informational(&mut request, move |response| {
+            hyper::ext::on_informational(&mut sending, move |response| {
                 if response.status() == StatusCode::CONTINUE {
                     wire.go_on();
                 }
             });
         }
-        flight.start(conn, request, permit, terms.upgrade.clone(), expects)?;
+        flight.start(conn, sending, permit, terms.upgrade.clone(), expects)?;
         let awaiting = Awaiting {
             flight,
             done: false,
@@ -83,13 +83,14 @@ pub async fn exchange(
             Headed::Failed(refusal) => return Err(refusal),
             Headed::Unsent(unsent, permit) => {
                 if fresh {
+                    if let Some(permit) = permit {
+                        permit.ended(Outcome::NotForwarded, false);
+                    }
                     return Err(unreachable("closed before the request could be sent"));
                 }
                 fresh = true;
                 terms.admission = permit.map(Permit::unsent);
-                let (head, upload) = unsent.into_parts();
-                parts = head;
-                body = upload.into_body();
+                request = unsent.map(Upload::into_body);
             }
         }
     }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::wire::Wire;
+use crate::flat::poll_write_parts;
 
 /// A stream to an upstream.
 #[derive(Debug)]
@@ -52,8 +53,8 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp(stream) => poll_write_parts(Pin::new(stream), cx, bufs),
+            Self::Unix(stream) => poll_write_parts(Pin::new(stream), cx, bufs),
         }
     }
 

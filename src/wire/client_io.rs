@@ -12,6 +12,8 @@ use fencegate_filters::Reason;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::flat::poll_write_parts;
+
 use super::buffer::Buffer;
 use super::linger::Farewell;
 use super::{ConnState, Guard, HeadLimits, LingerLimits, Next, Phase, Violation};
@@ -290,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientIo<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        let written = poll_write_parts(Pin::new(&mut this.stream), cx, bufs);
         this.note_write(written)
     }
 

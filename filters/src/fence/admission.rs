@@ -176,7 +176,8 @@ pub struct Admit {
     fence: Fence,
     claim: Option<Claim>,
     places: Places,
-    began: Instant,
+    /// When it first had to wait, or the drain that it waits for began.
+    began: Option<Instant>,
     waiting: bool,
     deadline: Option<Deadline>,
 }
@@ -206,12 +207,12 @@ struct Deadline {
 }
 
 impl Admit {
-    pub(super) fn new(fence: Fence, claim: Claim, began: Instant) -> Self {
+    pub(super) fn new(fence: Fence, claim: Claim) -> Self {
         Self {
             fence,
             claim: Some(claim),
             places: Places::new(),
-            began,
+            began: None,
             waiting: false,
             deadline: None,
         }
@@ -235,7 +236,7 @@ impl Admit {
             new_keys: table.may_add_key(),
         };
         let mut effects = Effects::default();
-        let began = &mut self.began;
+        let first = self.began;
         let retry = places.waited;
         let (arrival, since) = table.with_lanes(&claim.keys, retry, |mut view| {
             let arrival = step::arrive(
@@ -247,13 +248,17 @@ impl Admit {
                 &mut effects,
             );
             // The drain's clock runs from the first raise: a newer token does not start it anew.
-            let mut since = *began;
+            if !matches!(arrival, Arrival::Waiting | Arrival::Unread) {
+                return (arrival, None);
+            }
+            let now = first.unwrap_or_else(Instant::now);
+            let mut since = now;
             if arrival == Arrival::Waiting {
                 for running in view.draining_since {
-                    since = since.min(*running.get_or_insert(*began));
+                    since = since.min(*running.get_or_insert(now));
                 }
             }
-            (arrival, since)
+            (arrival, Some(since))
         });
         let uploads = claim.drain.uploads;
         table.carry_out(&claim.keys, effects, |older| {
@@ -352,7 +357,7 @@ impl Future for Admit {
             let Some(claim) = &this.claim else {
                 return Poll::Pending;
             };
-            let until = after(this.began, claim.drain.timeout);
+            let until = after(this.began.unwrap_or_else(Instant::now), claim.drain.timeout);
             let deadline = this.deadline.get_or_insert_with(|| Deadline {
                 sleep: Box::pin(tokio::time::sleep_until(until)),
                 cut: false,

@@ -93,7 +93,7 @@ impl Fence {
 
     /// Asks for admission.
     pub fn admit(&self, claim: Claim) -> Admit {
-        Admit::new(self.clone(), claim, admission::now())
+        Admit::new(self.clone(), claim)
     }
 
     /// Compares a claim with the marks as they are, and changes nothing.

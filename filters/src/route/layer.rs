@@ -204,18 +204,32 @@ fn check_destination<R: AsPolicy, B>(
     let Some(path) = destination_path(request.headers(), found.host())? else {
         return Ok(());
     };
-    let view = RequestView {
-        method: &Method::PUT,
-        host: found.host(),
-        path,
-        query: None,
-    };
-    let same = match router.find(&view) {
-        Ok(there) => there.route.policy().keys.namespace() == policy.keys.namespace(),
-        // What the gateway would not take as a target is no target of a copy either.
-        Err(RouteError::MethodNotAllowed { .. }) => true,
-        Err(_) => false,
-    };
+    // Whoever takes any of these there must agree on the key; at least one must take something.
+    let mut taken = false;
+    let mut same = true;
+    for method in [
+        &Method::PUT,
+        &Method::DELETE,
+        &Method::GET,
+        request.method(),
+    ] {
+        let view = RequestView {
+            method,
+            host: found.host(),
+            path,
+            query: None,
+        };
+        match router.find(&view) {
+            Ok(there) => {
+                let there = there.route.policy();
+                taken = true;
+                same &= there.keys.namespace() == policy.keys.namespace() && !there.deny;
+            }
+            Err(RouteError::MethodNotAllowed { .. }) => {}
+            Err(_) => same = false,
+        }
+    }
+    let same = same && taken;
     if same {
         return Ok(());
     }

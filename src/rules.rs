@@ -1,0 +1,130 @@
+//! The rules that keys are made by, as they stand in the config and as the marks were made by them.
+//!
+//! Under other rules the same resource has another key, where no mark guards it and nothing drains
+//! what was forwarded before. So a change has to be meant (`rekey: true`), and it waits until
+//! everything under the old rules has ended or settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::route::{Reach, RouteTable};
+use crate::store::NamespaceRules;
+
+/// How the rules of a config differ from those in the store.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Differences that no route says are meant, in words.
+    pub refused: Vec<String>,
+    /// The namespaces of which something may still be running under other rules.
+    pub changed: Vec<String>,
+    /// What the store has to know before a request is taken under the new rules.
+    pub put: Vec<(String, NamespaceRules)>,
+    /// How long what was forwarded for each namespace may run on.
+    pub settles: BTreeMap<String, Duration>,
+}
+
+impl Changes {
+    /// Compares what the store knows with `table`. `clean`: nothing of an earlier run can be left,
+    /// so a shorter settle counts at once. `reached`: the upstreams that each namespace has reached
+    /// so far, where that is known.
+    pub(crate) fn find(
+        known: &BTreeMap<String, NamespaceRules>,
+        table: &RouteTable,
+        clean: bool,
+        reached: Option<&Reach>,
+    ) -> Self {
+        let mut found = Self {
+            settles: table.settles.clone(),
+            ..Self::default()
+        };
+        let known: BTreeMap<_, _> = known.iter().filter(|one| !is_gone(one.1)).collect();
+        let mut new = BTreeSet::new();
+        for (namespace, rules) in &table.rules {
+            let stored = known.get(namespace);
+            let settle = found.settles.entry(namespace.clone()).or_default();
+            let mut now = NamespaceRules {
+                fingerprint: rules.fingerprint.clone(),
+                settle: *settle,
+            };
+            match stored {
+                None => new.extend(table.reach.get(namespace).into_iter().flatten()),
+                Some(stored) => {
+                    // Orphans run for as long as the old config allowed them to.
+                    *settle = (*settle).max(stored.settle);
+                    if !clean {
+                        now.settle = *settle;
+                    }
+                    if stored.fingerprint != rules.fingerprint {
+                        found.changed.push(namespace.clone());
+                        if !rules.rekey {
+                            let differences = differences(&stored.fingerprint, &rules.fingerprint);
+                            found.refused.extend(differences);
+                        }
+                    }
+                }
+            }
+            if stored.is_none_or(|stored| **stored != now) {
+                found.put.push((namespace.clone(), now));
+            }
+        }
+        for (namespace, stored) in known {
+            if !table.rules.contains_key(namespace) {
+                found.changed.push(namespace.clone());
+                found.put.push((namespace.clone(), gone()));
+                found.settles.insert(namespace.clone(), stored.settle);
+                continue;
+            }
+            // A new namespace may take requests for resources that had their keys in this one.
+            let shares = match reached {
+                None => !new.is_empty(),
+                Some(reached) => {
+                    let mut upstreams = reached.get(namespace).into_iter().flatten();
+                    upstreams.any(|upstream| new.contains(upstream))
+                }
+            };
+            if shares && !found.changed.contains(namespace) {
+                found.changed.push(namespace.clone());
+            }
+        }
+        found
+    }
+
+    /// The longest time that something may still be running under other rules.
+    pub(crate) fn longest(&self) -> Duration {
+        let settles = self
+            .changed
+            .iter()
+            .filter_map(|name| self.settles.get(name));
+        settles.copied().max().unwrap_or_default()
+    }
+}
+
+/// What is kept of a namespace that no route has any more, once nothing is left of it.
+fn gone() -> NamespaceRules {
+    NamespaceRules {
+        fingerprint: BTreeMap::new(),
+        settle: Duration::ZERO,
+    }
+}
+
+fn is_gone(rules: &NamespaceRules) -> bool {
+    *rules == gone()
+}
+
+fn differences(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
+    let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+        .into_iter()
+        .filter(|name| old.get(*name) != new.get(*name))
+        .map(|name| {
+            let show = |rules: &BTreeMap<String, String>| {
+                rules
+                    .get(name)
+                    .map_or_else(|| "nothing".to_owned(), |text| format!("{text:?}"))
+            };
+            format!("{name}: was {}, is {}", show(old), show(new))
+        })
+        .collect()
+}
