@@ -251,7 +251,7 @@ impl Admit {
             if !matches!(arrival, Arrival::Waiting | Arrival::Unread) {
                 return (arrival, None);
             }
-            let now = first.unwrap_or_else(Instant::now);
+            let now = first.unwrap_or_else(now);
             let mut since = now;
             if arrival == Arrival::Waiting {
                 for running in view.draining_since {
@@ -357,7 +357,7 @@ impl Future for Admit {
             let Some(claim) = &this.claim else {
                 return Poll::Pending;
             };
-            let until = after(this.began.unwrap_or_else(Instant::now), claim.drain.timeout);
+            let until = after(this.began.unwrap_or_else(now), claim.drain.timeout);
             let deadline = this.deadline.get_or_insert_with(|| Deadline {
                 sleep: Box::pin(tokio::time::sleep_until(until)),
                 cut: false,
