@@ -104,7 +104,8 @@ async fn connection(upstream: &Upstream, fresh: bool) -> Result<Conn, Refusal> {
     if !fresh && let Some(conn) = upstream.kept() {
         return Ok(conn);
     }
-    upstream.connect().await.map_err(|error| {
+    // Boxed: it is rare, and large.
+    Box::pin(upstream.connect()).await.map_err(|error| {
         tracing::warn!(upstream = %upstream.name, %error, "no connection to the upstream");
         unreachable("could not be reached")
     })

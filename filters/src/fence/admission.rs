@@ -345,6 +345,17 @@ impl Admit {
     }
 }
 
+impl Admit {
+    /// The answer, where nothing has to be waited for. `None`: it is to be polled.
+    pub fn try_now(&mut self) -> Option<Result<Admission, Refusal>> {
+        let result = self.look(Waker::noop())?;
+        match self.finish(result) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        }
+    }
+}
+
 impl Future for Admit {
     type Output = Result<Admission, Refusal>;
 

@@ -7,15 +7,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Admit, Fence};
+use super::{Admission, Admit, Fence};
 use crate::passage::{Decision, Passage};
 use crate::policy::Mode;
 use crate::refusal::Refusal;
@@ -87,17 +87,64 @@ where
             }
             .into();
         }
-        // The service that was polled ready is the one to call.
-        let clone = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, clone);
-        State::Admitting {
-            began: None,
-            admit: self.fence.admit(claim),
-            passage,
-            next: Some((inner, request)),
+        let mut admit = self.fence.admit(claim);
+        // Mostly nothing holds it, and then nothing has to be kept for later.
+        match admit.try_now() {
+            Some(admitted) => match note(&passage, admitted, Duration::ZERO) {
+                Ok(()) => State::Inner {
+                    future: self.inner.call(request),
+                },
+                Err(refusal) => State::Refused {
+                    refusal: Some(Box::new(refusal)),
+                },
+            },
+            None => {
+                // The service that was polled ready is the one to call.
+                let clone = self.inner.clone();
+                let inner = std::mem::replace(&mut self.inner, clone);
+                State::Admitting {
+                    waiting: Some(Box::new(Waiting {
+                        began: Instant::now(),
+                        admit,
+                        passage,
+                        inner,
+                        request,
+                    })),
+                }
+            }
         }
         .into()
     }
+}
+
+/// Notes a decision in the passage.
+fn note(
+    passage: &Passage,
+    admitted: Result<Admission, Refusal>,
+    waited: Duration,
+) -> Result<(), Refusal> {
+    let mut facts = passage.facts();
+    facts.waited = waited;
+    match admitted {
+        Ok(admission) => {
+            facts.decision = Decision::Admitted;
+            facts.admission = Some(admission);
+            Ok(())
+        }
+        Err(refusal) => {
+            facts.decision = Decision::Refused;
+            Err(refusal)
+        }
+    }
+}
+
+/// A request that has to wait.
+struct Waiting<S, B> {
+    began: Instant,
+    admit: Admit,
+    passage: Passage,
+    inner: S,
+    request: Request<B>,
 }
 
 pin_project! {
@@ -118,10 +165,10 @@ pin_project! {
         S: Service<Request<B>>,
     {
         Admitting {
-            began: Option<Instant>,
-            admit: Admit,
-            passage: Passage,
-            next: Option<(S, Request<B>)>,
+            waiting: Option<Box<Waiting<S, B>>>,
+        },
+        Refused {
+            refusal: Option<Box<Refusal>>,
         },
         Inner {
             #[pin]
@@ -148,31 +195,22 @@ where
         loop {
             let future = match state.as_mut().project() {
                 Project::Inner { future } => return future.poll(cx).map_err(Into::into),
-                Project::Admitting {
-                    began,
-                    admit,
-                    passage,
-                    next,
-                } => {
-                    let admitted = match Pin::new(admit).poll(cx) {
-                        Poll::Ready(admitted) => admitted,
-                        Poll::Pending => {
-                            began.get_or_insert_with(Instant::now);
-                            return Poll::Pending;
-                        }
+                Project::Refused { refusal } => {
+                    return match refusal.take() {
+                        Some(refusal) => Poll::Ready(Err(*refusal)),
+                        None => Poll::Pending,
                     };
-                    let mut facts = passage.facts();
-                    facts.waited = began.map_or_else(Default::default, |began| began.elapsed());
-                    facts.decision = match admitted {
-                        Ok(_) => Decision::Admitted,
-                        Err(_) => Decision::Refused,
-                    };
-                    facts.admission = Some(admitted?);
-                    drop(facts);
-                    let Some((mut inner, request)) = next.take() else {
+                }
+                Project::Admitting { waiting } => {
+                    let Some(held) = waiting else {
                         return Poll::Pending;
                     };
-                    inner.call(request)
+                    let admitted = ready!(Pin::new(&mut held.admit).poll(cx));
+                    note(&held.passage, admitted, held.began.elapsed())?;
+                    let Some(mut held) = waiting.take().map(|held| *held) else {
+                        return Poll::Pending;
+                    };
+                    held.inner.call(held.request)
                 }
             };
             state.set(State::Inner { future });
