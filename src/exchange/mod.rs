@@ -1,6 +1,6 @@
 //! The exchange of one admitted request with its upstream.
 //!
-//! The gateway owns it, not the client's connection: see [`flight`]. A request is sent again only
+//! The gateway owns it, not the client's connection: see `flight.rs`. A request is sent again only
 //! where the codec says that not a byte of it was written, once, on a fresh connection, and after
 //! it has been compared with the mark once more.
 
