@@ -77,24 +77,45 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// A [`Socket`] that tells a [`Wire`] what it wrote.
+/// A [`Socket`] that tells a [`Wire`] what it wrote, and how much it read.
 #[derive(Debug)]
 pub struct UpstreamIo {
-    socket: TokioIo<Socket>,
+    socket: TokioIo<Counted>,
     wire: Arc<Wire>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    socket: Socket,
+    /// The bytes of the last read.
+    read: usize,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.socket).poll_read(cx, buf);
+        this.read = buf.filled().len() - before;
+        read
+    }
 }
 
 impl UpstreamIo {
     pub(super) fn new(socket: Socket, wire: Arc<Wire>) -> Self {
         Self {
-            socket: TokioIo::new(socket),
+            socket: TokioIo::new(Counted { socket, read: 0 }),
             wire,
         }
     }
 
     /// The socket, for a tunnel or to be closed.
     pub fn into_socket(self) -> Socket {
-        self.socket.into_inner()
+        self.socket.into_inner().socket
     }
 }
 
@@ -106,7 +127,8 @@ impl Read for UpstreamIo {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let read = Pin::new(&mut this.socket).poll_read(cx, buf);
-        if matches!(read, Poll::Ready(Ok(()))) && !this.wire.may_read_on() {
+        let bytes = this.socket.inner().read;
+        if matches!(read, Poll::Ready(Ok(()))) && !this.wire.may_read_on(bytes) {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         read
@@ -120,7 +142,7 @@ impl Write for UpstreamIo {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.socket).poll_write(cx, buf);
+        let written = Pin::new(&mut this.socket.inner_mut().socket).poll_write(cx, buf);
         if matches!(written, Poll::Ready(Ok(_))) {
             this.wire.progress();
         }
@@ -133,7 +155,7 @@ impl Write for UpstreamIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
+        let written = Pin::new(&mut this.socket.inner_mut().socket).poll_write_vectored(cx, bufs);
         if matches!(written, Poll::Ready(Ok(_))) {
             this.wire.progress();
         }
@@ -147,7 +169,7 @@ impl Write for UpstreamIo {
     /// The codec calls this only once its own buffer is empty: what it had is with the kernel.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let flushed = Pin::new(&mut this.socket).poll_flush(cx);
+        let flushed = Pin::new(&mut this.socket.inner_mut().socket).poll_flush(cx);
         if matches!(flushed, Poll::Ready(Ok(()))) {
             this.wire.flushed();
         }
@@ -155,6 +177,6 @@ impl Write for UpstreamIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().socket.inner_mut().socket).poll_shutdown(cx)
     }
 }

@@ -1,9 +1,10 @@
 //! What one upstream connection knows of the request that is on it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
-/// The most reads that a response's head may take, informational responses before it included.
-const MOST_READS: u32 = 512;
+/// The most bytes that may come before a response's body, informational responses included. A head
+/// alone is bounded by the codec, at less.
+const MOST_HEAD_BYTES: usize = 1024 * 1024;
 
 /// Why a request body could not be read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +30,8 @@ pub struct Wire {
     may_continue: AtomicBool,
     waits_for_client: AtomicBool,
     progressed: AtomicBool,
-    /// Reads since the request began, until its response's head has come.
-    reads: AtomicU32,
+    /// Bytes read since the request began, until its response's head has come.
+    head_bytes: AtomicUsize,
     upload_error: AtomicU8,
 }
 
@@ -44,7 +45,7 @@ impl Wire {
         self.may_continue.store(!held, Ordering::Relaxed);
         self.waits_for_client.store(false, Ordering::Relaxed);
         self.progressed.store(false, Ordering::Relaxed);
-        self.reads.store(0, Ordering::Relaxed);
+        self.head_bytes.store(0, Ordering::Relaxed);
         self.upload_error.store(0, Ordering::Relaxed);
     }
 
@@ -116,18 +117,19 @@ impl Wire {
 
     /// The response's head has come: what is read from now on is its body.
     pub fn head_has_come(&self) {
-        self.reads.store(u32::MAX, Ordering::Relaxed);
+        self.head_bytes.store(usize::MAX, Ordering::Relaxed);
     }
 
-    /// Something was read. `false` where so much has been read without a head that it can only be
-    /// a flood of informational responses.
-    pub fn may_read_on(&self) -> bool {
-        let reads = self.reads.load(Ordering::Relaxed);
-        if reads == u32::MAX {
+    /// So many bytes were read. `false` where so much has come without a head that it can only be a
+    /// flood of informational responses.
+    pub fn may_read_on(&self, bytes: usize) -> bool {
+        let before = self.head_bytes.load(Ordering::Relaxed);
+        if before == usize::MAX {
             return true;
         }
-        self.reads.store(reads + 1, Ordering::Relaxed);
-        reads < MOST_READS
+        let now = before.saturating_add(bytes);
+        self.head_bytes.store(now, Ordering::Relaxed);
+        now <= MOST_HEAD_BYTES
     }
 
     /// The body failed.
