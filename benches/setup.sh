@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the benchmarks need, where it is missing: nginx, haproxy, wrk (Debian, Ubuntu).
+# Installs what the benchmarks need, where it is missing: nginx, haproxy, wrk, h2load, openssl, curl, etcd,
+# redis (Debian, Ubuntu).
 # The packages' own services are not started: the benchmarks run their own instances on loopback and stop them.
 set -eu
 
@@ -7,11 +8,18 @@ PATH="$PATH:/usr/sbin:/sbin"
 POLICY=/usr/sbin/policy-rc.d
 
 missing=""
-for tool in nginx haproxy wrk; do
-    command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
+for tool in nginx haproxy wrk h2load openssl curl etcd etcdctl redis-server redis-cli; do
+    command -v "$tool" >/dev/null 2>&1 && continue
+    case $tool in
+    h2load) missing="$missing nghttp2-client" ;;
+    etcd) missing="$missing etcd-server" ;;
+    etcdctl) missing="$missing etcd-client" ;;
+    redis-cli) missing="$missing redis-tools" ;;
+    *) missing="$missing $tool" ;;
+    esac
 done
 if [ -z "$missing" ]; then
-    echo "benches: nginx, haproxy and wrk are installed"
+    echo "benches: everything is installed"
     exit 0
 fi
 

@@ -4,16 +4,12 @@
 The method, and how to read the tables, stand in benches/README.md.
 """
 
-import argparse
 import sys
 
 sys.dont_write_bytecode = True
 
-from harness import report
 from harness.load import Workload
-from harness.rounds import progress_line
-from harness.stage import Stage, add_common_options, add_load_options, run_main
-from harness.suite import compare_workloads, introduce
+from harness.suite import run_comparison
 from harness.upstream import SMALL_BODY
 
 WORKLOADS = (
@@ -21,21 +17,4 @@ WORKLOADS = (
     Workload("PUT, 64-byte body", "PUT", "upload", 64, len(SMALL_BODY)),
 )
 
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_load_options(parser, rounds=7, seconds=4)
-    add_common_options(parser)
-    return parser.parse_args()
-
-
-def main() -> int:
-    options = parse_options()
-    with Stage(options) as stage, progress_line():
-        turns, machine = introduce("A request, side by side", stage, options)
-        results = compare_workloads(turns, WORKLOADS)
-    report.write_json(options.json, {"machine": machine, "workloads": results})
-    return 0
-
-
-run_main(main)
+run_comparison(__doc__, "A request, side by side", WORKLOADS, rounds=7, seconds=4)

@@ -42,6 +42,7 @@ struct Line {
     /// Absent: unbound. Empty: bound to a holder without a name.
     holder: Option<String>,
     draining: bool,
+    resets: u64,
 }
 
 impl FileStore {
@@ -158,6 +159,7 @@ impl From<&Raise> for Line {
                 Binding::Holder(name) => Some(name.as_ref().to_owned()),
             },
             draining: raise.record.draining,
+            resets: raise.record.resets,
         }
     }
 }
@@ -176,6 +178,7 @@ impl TryFrom<Line> for Raise {
                     Some(name) => Binding::Holder(name.into()),
                 },
                 draining: line.draining,
+                resets: line.resets,
             },
         })
     }

@@ -145,6 +145,7 @@ fn drive(side: &dyn Advance, keys: Keys, advancers: usize, time: Duration, base:
             mark,
             holder: Binding::Unbound,
             draining: false,
+            resets: 0,
         };
         let done = Arc::clone(&done);
         let reply = Reply::new(move |result| {

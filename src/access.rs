@@ -13,14 +13,16 @@ use bytes::Bytes;
 use fencegate_filters::passage::{Decision, Facts, Passage};
 use fencegate_filters::problem::{Rendering, respond};
 use fencegate_filters::{Outcome, Reason, Refusal};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::{Broken, ResponseBody};
+use crate::locks::Locks;
 use crate::metrics::{Metrics, RequestLabels, RouteName};
+use crate::wire::Violation;
 
 static FENCING_DECISION: HeaderName = HeaderName::from_static("fencing-decision");
 
@@ -35,16 +37,19 @@ pub struct AccessLayer {
 
 struct Shared {
     metrics: Arc<Metrics>,
+    locks: Option<Arc<Locks>>,
     log: bool,
     no_route: Arc<str>,
 }
 
 impl AccessLayer {
-    /// `log`: whether an access line is written (`log.access`).
-    pub fn new(metrics: Arc<Metrics>, log: bool) -> Self {
+    /// `locks` have those who watch them told of refusals; `log`: whether an access line is written
+    /// (`log.access`).
+    pub fn new(metrics: Arc<Metrics>, locks: Option<Arc<Locks>>, log: bool) -> Self {
         Self {
             shared: Arc::new(Shared {
                 metrics,
+                locks,
                 log,
                 no_route: Arc::from(""),
             }),
@@ -86,11 +91,12 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let passage = Passage::of(&mut request);
-        let line = Line {
+        let line = Box::new(Line {
             shared: Arc::clone(&self.shared),
             passage,
             began: self.shared.log.then(Instant::now),
             told: self.shared.log.then(|| Told {
+                version: request.version(),
                 method: request.method().clone(),
                 uri: request.uri().clone(),
             }),
@@ -99,7 +105,7 @@ where
             bytes: 0,
             refusal: None,
             ended: false,
-        };
+        });
         ResponseFuture {
             future: self.inner.call(request),
             line: Some(line),
@@ -112,7 +118,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         future: F,
-        line: Option<Line>,
+        line: Option<Box<Line>>,
     }
 }
 
@@ -160,6 +166,7 @@ struct Line {
 }
 
 struct Told {
+    version: Version,
     method: Method,
     uri: Uri,
 }
@@ -186,6 +193,9 @@ impl Line {
         }
         facts.outcome = Some(refusal.outcome);
         drop(facts);
+        if let Some(locks) = &self.shared.locks {
+            locks.refused(&refusal);
+        }
         let response = respond::<Bytes>(&refusal, &self.rendering).map(ResponseBody::whole);
         self.refusal = Some(Box::new(refusal));
         response
@@ -224,7 +234,12 @@ impl Line {
 
     fn log(&self, facts: &Facts, told: &Told, reason: &str, broken: bool) {
         let refused = self.refusal.is_some() || facts.would_refuse().is_some();
-        if refused && !SAMPLER.takes() {
+        // What may have reached the upstream is never left out, whatever became of it.
+        let forwarded = matches!(
+            facts.decision,
+            Decision::Admitted | Decision::Unfenced | Decision::Observed
+        );
+        if refused && !forwarded && !SAMPLER.takes() {
             return;
         }
         let key = facts.keys.first().map(|fact| Escaped(fact.key.as_str()));
@@ -237,6 +252,7 @@ impl Line {
             ($level:ident) => {
                 tracing::$level!(
                     target: "fencegate::access",
+                    protocol = protocol(told.version),
                     method = %told.method,
                     path = %Escaped(told.uri.path()),
                     status = (self.status > 0).then_some(self.status),
@@ -271,6 +287,14 @@ impl Drop for Line {
     }
 }
 
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -292,6 +316,18 @@ impl std::fmt::Display for Escaped<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Logs a head that was too broken to become a request.
+pub fn log_broken_head(violation: &Violation) {
+    if SAMPLER.takes() {
+        tracing::warn!(
+            target: "fencegate::access",
+            reason = violation.reason.as_str(),
+            detail = violation.detail,
+            "broken request refused"
+        );
     }
 }
 
@@ -326,7 +362,7 @@ pin_project! {
     pub struct AccessBody {
         #[pin]
         body: ResponseBody,
-        line: Line,
+        line: Box<Line>,
     }
 }
 

@@ -1,12 +1,16 @@
 //! The command line.
 
+mod keys;
+mod lock;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, Loaded};
+use crate::client::Files;
+use crate::config::{Address, Config, Loaded};
 use crate::logging;
 use crate::run::{RunError, serve};
 use crate::store::tools;
@@ -39,6 +43,10 @@ enum Command {
         #[arg(long, default_value = "config.yaml", env = "FENCEGATE_CONFIG")]
         config: PathBuf,
     },
+    /// Run a command while a lock is held: fencegate lock NAMESPACE/KEY -- COMMAND
+    Lock(lock::LockArgs),
+    /// See and change the marks of a running gateway, by its admin API
+    Keys(keys::Keys),
     /// Look into a store while no gateway uses it
     Store {
         #[command(subcommand)]
@@ -82,6 +90,8 @@ pub fn main() -> ExitCode {
         }
         Some(Command::Serve { config }) => run_gateway(&config),
         Some(Command::Check { config }) => check(&config),
+        Some(Command::Lock(args)) => lock::run(&args),
+        Some(Command::Keys(keys)) => keys::run(&keys),
         Some(Command::Store { command }) => store(command),
     }
 }
@@ -99,6 +109,54 @@ fn load(path: &Path) -> Result<Loaded, ExitCode> {
         say(&problems.to_string());
         ExitCode::from(WRONG)
     })
+}
+
+/// How a server is known that is asked by https, and what it is shown.
+#[derive(Debug, Args)]
+struct Certificates {
+    /// With https: the authority that the server's certificate comes from, in PEM; without it, those
+    /// that this system believes
+    #[arg(long, value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+    /// With https: a certificate of one's own, in PEM, and with --key its key
+    #[arg(
+        id = "own_cert",
+        long = "cert",
+        value_name = "FILE",
+        requires = "own_key",
+        global = true
+    )]
+    cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM
+    #[arg(
+        id = "own_key",
+        long = "key",
+        value_name = "FILE",
+        requires = "own_cert",
+        global = true
+    )]
+    key: Option<PathBuf>,
+}
+
+impl Certificates {
+    fn files(&self) -> Files<'_> {
+        Files {
+            ca: self.ca.as_deref(),
+            own: self.cert.as_deref().zip(self.key.as_deref()),
+        }
+    }
+}
+
+/// The URL of a listener of this machine.
+fn url_of(address: &Address, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    let host = match address.host() {
+        "0.0.0.0" => "127.0.0.1".to_owned(),
+        "::" => "[::1]".to_owned(),
+        host if host.contains(':') => format!("[{host}]"),
+        host => host.to_owned(),
+    };
+    format!("{scheme}://{host}:{}", address.port())
 }
 
 fn run_gateway(path: &Path) -> ExitCode {

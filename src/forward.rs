@@ -4,16 +4,18 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fencegate_filters::passage::Passage;
 use fencegate_filters::{Reason, Refusal, StripLayer, names};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header};
+use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::body::{RequestBody, ResponseBody};
-use crate::exchange::{Terms, exchange};
+use crate::clock;
+use crate::exchange::{Exchange, Terms, exchange};
 use crate::route::Route;
 use crate::server::TunnelSlot;
 use crate::upstream::Upstream;
@@ -42,36 +44,39 @@ impl Service<Request<RequestBody>> for Forward {
 
     fn call(&mut self, mut request: Request<RequestBody>) -> ResponseFuture {
         let passage = Passage::of(&mut request);
-        let exchanged = match prepare(&mut request) {
+        let (route, admission) = {
+            let mut facts = passage.facts();
+            (facts.route_as::<Route>(), facts.admission.take())
+        };
+        let exchange = match prepare(&mut request, route.as_deref()) {
             Ok((upstream, trailers)) => {
+                let upgrades = request.headers().contains_key(header::UPGRADE);
                 let terms = Terms {
-                    admission: passage.facts().admission.take(),
+                    admission,
                     trailers,
                     body_timeout: self.body_timeout,
-                    upgrade: request.extensions_mut().remove::<TunnelSlot>(),
+                    upgrade: match upgrades {
+                        true => request.extensions_mut().remove::<TunnelSlot>(),
+                        false => None,
+                    },
                 };
-                Exchanged::UnderWay(Box::pin(exchange(upstream, request, terms)))
+                exchange(upstream, request, terms)
             }
-            Err(refusal) => Exchanged::Refused(Some(Box::new(refusal))),
+            Err(refusal) => Exchange::Refused(Some(Box::new(refusal))),
         };
         ResponseFuture {
-            exchanged,
+            exchange,
             passage,
-            began: Instant::now(),
+            began: clock::now(),
         }
     }
 }
 
 /// The future of [`Forward`].
 pub struct ResponseFuture {
-    exchanged: Exchanged,
+    exchange: Exchange,
     passage: Passage,
     began: Instant,
-}
-
-enum Exchanged {
-    UnderWay(Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Refusal>> + Send>>),
-    Refused(Option<Box<Refusal>>),
 }
 
 impl Future for ResponseFuture {
@@ -79,26 +84,12 @@ impl Future for ResponseFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let mut answer = match &mut this.exchanged {
-            Exchanged::UnderWay(exchange) => ready!(exchange.as_mut().poll(cx)),
-            Exchanged::Refused(refusal) => match refusal.take() {
-                Some(refusal) => return Poll::Ready(Err(*refusal)),
-                None => return Poll::Pending,
-            },
-        };
+        let mut answer = ready!(Pin::new(&mut this.exchange).poll(cx));
         let mut facts = this.passage.facts();
-        facts.upstream = Some(this.began.elapsed());
+        facts.upstream = Some(clock::now().duration_since(this.began));
         match &mut answer {
             Ok(response) => {
-                // The gateway's own words are nobody else's.
-                for name in [
-                    &names::FENCING_MARK,
-                    &names::FENCING_OUTCOME,
-                    &names::FENCING_DECISION,
-                ] {
-                    let name: &HeaderName = name;
-                    response.headers_mut().remove(name);
-                }
+                remove_own_words(response.headers_mut());
             }
             Err(refusal) => facts.outcome = Some(refusal.outcome),
         }
@@ -107,9 +98,29 @@ impl Future for ResponseFuture {
     }
 }
 
+/// The gateway's own words are nobody else's.
+fn remove_own_words(headers: &mut HeaderMap) {
+    // One look at the names: three removals would hash three names for nothing.
+    let mut names = headers.keys();
+    if !names.any(|name| name.as_str().starts_with("fencing-")) {
+        return;
+    }
+    for name in [
+        &names::FENCING_MARK,
+        &names::FENCING_OUTCOME,
+        &names::FENCING_DECISION,
+    ] {
+        let name: &HeaderName = name;
+        headers.remove(name);
+    }
+}
+
 /// Makes the request the upstream's, in place.
-fn prepare(request: &mut Request<RequestBody>) -> Result<(Arc<Upstream>, StripLayer), Refusal> {
-    let Some(route) = request.extensions_mut().remove::<Arc<Route>>() else {
+fn prepare(
+    request: &mut Request<RequestBody>,
+    route: Option<&Route>,
+) -> Result<(Arc<Upstream>, StripLayer), Refusal> {
+    let Some(route) = route else {
         return Err(Refusal::new(
             Reason::NoRoute,
             "No route takes this request.",
@@ -121,30 +132,48 @@ fn prepare(request: &mut Request<RequestBody>) -> Result<(Arc<Upstream>, StripLa
             "This route refuses all requests.",
         ));
     };
-    if !request.headers().contains_key(header::UPGRADE) {
-        request.extensions_mut().remove::<TunnelSlot>();
+    if let Some(origin) = origin_form(request.uri()) {
+        *request.uri_mut() = origin;
     }
-    *request.uri_mut() = origin_form(request.uri());
+    if request.headers().contains_key(header::EXPECT) && !expects_continue(request) {
+        request.headers_mut().remove(header::EXPECT);
+    }
     *request.version_mut() = Version::HTTP_11;
     let query = match route.forward_token {
         true => String::new(),
         false => request.uri().query().unwrap_or_default().to_owned(),
     };
-    make_upstreams(request.headers_mut(), &query, &route, upstream)?;
+    make_upstreams(request.headers_mut(), &query, route, upstream)?;
     Ok((Arc::clone(upstream), route.trailers.clone()))
 }
 
-/// The target as the upstream gets it: byte for byte what the key was made of, in origin form.
-fn origin_form(uri: &Uri) -> Uri {
-    match uri.path_and_query() {
+/// Whether the client waits for a 100. HTTP/1.0 knows of none (RFC 9110, section 10.1.1), and a line
+/// that lists nothing asks for nothing.
+fn expects_continue(request: &Request<RequestBody>) -> bool {
+    let lines = request.headers().get_all(header::EXPECT);
+    request.version() > Version::HTTP_10
+        && lines
+            .iter()
+            .any(|line| line.as_bytes().iter().any(u8::is_ascii_alphanumeric))
+}
+
+/// The target as the upstream gets it: byte for byte what the key was made of, in origin form;
+/// `None` where it came in that form.
+fn origin_form(uri: &Uri) -> Option<Uri> {
+    let target = uri.path_and_query();
+    if uri.authority().is_none() && target.is_some_and(|target| target.as_str().starts_with('/')) {
+        return None;
+    }
+    Some(match target {
         // `http://host?query` has no path: RFC 9112, section 3.2.1 has `/` sent for it.
         Some(target) if target.as_str().starts_with('?') => {
-            let target = format!("/{target}");
+            // Displayed, it would have a slash in front already.
+            let target = format!("/{}", target.as_str());
             PathAndQuery::try_from(target).map_or_else(|_| Uri::from_static("/"), Uri::from)
         }
         Some(target) => Uri::from(target.clone()),
         None => Uri::from_static("/"),
-    }
+    })
 }
 
 /// The header as the upstream gets it.
@@ -228,7 +257,7 @@ fn rewrite_destination(headers: &mut HeaderMap, upstream: &Upstream) -> Result<(
         return Ok(());
     };
     let path = rest.find('/').map_or("/", |at| rest.split_at(at).1);
-    let rewritten = format!("http://{}{path}", upstream.authority);
+    let rewritten = format!("{}://{}{path}", upstream.scheme, upstream.authority);
     let rewritten = HeaderValue::try_from(rewritten).map_err(|_| broken())?;
     headers.insert("destination", rewritten);
     Ok(())

@@ -12,17 +12,21 @@ use fencegate_filters::fence::{Fence, FenceLayer};
 use fencegate_filters::route::{RouteLayer, Routes};
 use fencegate_filters::{ForwardedLayer, HopByHopLayer};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tower::ServiceBuilder;
 use tower_service::Service;
 
 use crate::access::{AccessBody, AccessLayer};
+use crate::body::ClientBody;
+use crate::config;
 use crate::forward::Forward;
 use crate::intake::{Intake, IntakeLayer};
+use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::route::Route;
+use crate::server::Door;
 use crate::spool::Spool;
 use crate::spool_layer::SpoolLayer;
+use crate::trust::TrustLayer;
 use crate::upstream::Upstream;
 use crate::wire::{ConnTimeouts, HeadLimits};
 
@@ -32,6 +36,8 @@ pub struct Gateway {
     pub fence: Fence,
     /// The routes in force.
     pub routes: Routes<Route>,
+    /// The lock service, where there is one.
+    pub locks: Option<Arc<Locks>>,
     /// What is checked of every request in force.
     pub intake: Arc<ArcSwap<Intake>>,
     /// The metrics.
@@ -42,6 +48,12 @@ pub struct Gateway {
     pub spool: Spool,
     /// The upstreams in force.
     pub upstreams: ArcSwap<BTreeMap<String, Arc<Upstream>>>,
+    /// How connections to each listener are opened, in the order of the config at the start.
+    pub doors: Vec<(config::Endpoint, Arc<Door>)>,
+    /// How those to the admin listener are.
+    pub admin_door: Door,
+    /// How those to the lock service are.
+    pub locks_door: Arc<Door>,
     /// Client connections.
     pub connections: AtomicUsize,
     /// Whether all listeners are bound and nothing is being stopped.
@@ -65,6 +77,8 @@ pub struct Settings {
     pub preserve_header_case: bool,
     /// How many requests one connection may carry.
     pub requests_per_connection: Option<u64>,
+    /// How many requests an HTTP/2 connection may carry at once.
+    pub http2_streams: u32,
     /// How many client connections there may be.
     pub connections: Option<usize>,
 }
@@ -77,7 +91,7 @@ impl Gateway {
         &self,
         settings: &Settings,
     ) -> impl Service<
-        Request<Incoming>,
+        Request<ClientBody>,
         Response = Response<AccessBody>,
         Error = Infallible,
         Future: Send + Unpin + 'static,
@@ -90,14 +104,18 @@ impl Gateway {
             // One line and one count for every request; refusals become responses here.
             .layer(AccessLayer::new(
                 Arc::clone(&self.metrics),
+                self.locks.clone(),
                 settings.access_log,
             ))
             // HTTP that hops could read in two ways, and bodies that are too large.
             .layer(IntakeLayer::new(Arc::clone(&self.intake)))
             // Which route takes it, and which keys it touches.
             .layer(RouteLayer::new(Arc::clone(&self.routes)))
-            // Which tokens it carries for them: from here on there is a claim, or none is needed.
+            // Which tokens it carries for them, verified where the route says so: from here on there is
+            // a claim, or none is needed.
             .layer(ClaimLayer)
+            // Where the route says so, no token is taken that was never issued.
+            .layer(TrustLayer::new(self.locks.clone()))
             // Where the route says so, the body is received before the fence is asked.
             .layer(SpoolLayer::new(
                 self.fence.clone(),

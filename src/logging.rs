@@ -22,6 +22,8 @@ pub fn start(config: &Log) {
         Level::Debug => "debug",
         Level::Trace => "trace",
     };
+    // What was done to marks is told at every level.
+    let level = format!("{level},fencegate::audit=info");
     let filter = EnvFilter::try_from_env("FENCEGATE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let logs = Subscriber::builder()
         .with_env_filter(filter)

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencegate_filters::fence::Fence;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -13,6 +12,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use crate::gateway::Gateway;
+use crate::test_features;
 
 /// A route's name as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +42,12 @@ struct ResultLabels {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AddressLabels {
+    upstream: String,
+    address: String,
+}
+
 /// All metrics.
 pub struct Metrics {
     registry: Registry,
@@ -47,10 +55,12 @@ pub struct Metrics {
     admission: Histogram,
     drain: Histogram,
     upstream: Histogram,
+    upstream_healthy: Family<AddressLabels, Gauge>,
     keys: Gauge,
     in_flight: Gauge,
     waiting: Gauge,
     unsettled: Gauge,
+    locks_held: Gauge,
     /// Client connections that are open.
     pub connections: Gauge,
     reloads: Family<ResultLabels, Counter>,
@@ -71,10 +81,12 @@ impl Default for Metrics {
             admission: seconds(),
             drain: seconds(),
             upstream: seconds(),
+            upstream_healthy: Family::default(),
             keys: Gauge::default(),
             in_flight: Gauge::default(),
             waiting: Gauge::default(),
             unsettled: Gauge::default(),
+            locks_held: Gauge::default(),
             connections: Gauge::default(),
             reloads: Family::default(),
             commits: seconds(),
@@ -82,7 +94,12 @@ impl Default for Metrics {
             batches: Histogram::new(exponential_buckets(1.0, 2.0, 17)),
             registry: Registry::default(),
         };
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        let mut build = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        let features = test_features::names();
+        if !features.is_empty() {
+            build.push(("test_features", features));
+        }
+        let build = Info::new(build);
         registry.register(
             "requests",
             "Requests by route and decision",
@@ -102,6 +119,11 @@ impl Default for Metrics {
             "upstream_seconds",
             "From admission to the upstream's response head",
             this.upstream.clone(),
+        );
+        registry.register(
+            "upstream_healthy",
+            "1, or 0 after a failed connect or health check until one succeeds",
+            this.upstream_healthy.clone(),
         );
         registry.register(
             "store_commit_seconds",
@@ -124,6 +146,11 @@ impl Default for Metrics {
             "unsettled",
             "Writes whose outcome is unknown and has not settled",
             this.unsettled.clone(),
+        );
+        registry.register(
+            "locks_held",
+            "Locks that somebody holds, as far as they were used since the start",
+            this.locks_held.clone(),
         );
         registry.register(
             "connections",
@@ -193,13 +220,27 @@ impl Metrics {
     }
 
     /// All metrics as text.
-    pub fn render(&self, fence: &Fence) -> String {
-        let totals = fence.totals();
+    pub fn render(&self, gateway: &Gateway) -> String {
+        let totals = gateway.fence.totals();
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.keys.set(gauge(totals.keys));
         self.in_flight.set(gauge(totals.in_flight as u64));
         self.waiting.set(gauge(totals.waiting as u64));
         self.unsettled.set(gauge(totals.unsettled as u64));
+        let held = gateway.locks.as_ref().map_or(0, |locks| locks.held());
+        self.locks_held.set(gauge(held as u64));
+        // A reload may have taken some away.
+        self.upstream_healthy.clear();
+        for upstream in gateway.upstreams.load().values() {
+            for (address, well) in upstream.standings() {
+                let labels = AddressLabels {
+                    upstream: upstream.name.clone(),
+                    address: address.to_owned(),
+                };
+                let healthy = self.upstream_healthy.get_or_create(&labels);
+                healthy.set(i64::from(well));
+            }
+        }
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);

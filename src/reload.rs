@@ -5,22 +5,25 @@
 //! resource another key.
 
 use std::convert::Infallible;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::policy::Require;
 use fencegate_filters::route::Router;
 use tokio::signal::unix::Signal;
 
-use crate::config::{Config, Url};
+use crate::config::{Config, Listener, Url};
 use crate::gateway::Gateway;
 use crate::intake::Intake;
 use crate::route::{Reach, Route, RouteTable};
 use crate::rules::Changes;
-use crate::run::{RunError, settings, upstreams};
+use crate::run::{RunError, admin_tls, heads, locks_tls, settings, upstreams, way};
+use crate::server::Way;
 use crate::store::EmbeddedStore;
-use crate::upstream::Address;
+use crate::upstream::health::{self, Checks};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -35,6 +38,8 @@ pub(crate) struct Reloader {
     gateway: Arc<Gateway>,
     store: Arc<EmbeddedStore>,
     workers: usize,
+    /// Of the upstreams in force.
+    checks: Checks,
 }
 
 impl Reloader {
@@ -46,6 +51,7 @@ impl Reloader {
         workers: usize,
     ) -> Self {
         Self {
+            checks: health::begin(&gateway.upstreams.load()),
             file: file.to_owned(),
             config,
             gateway,
@@ -60,19 +66,24 @@ impl Reloader {
     }
 
     pub(crate) async fn run(&mut self, mut told: Signal) -> Infallible {
-        let mut seen = changed_at(&self.file);
+        let mut seen = self.stamps();
         loop {
             tokio::select! {
                 _ = told.recv() => {}
                 () = tokio::time::sleep(LOOK) => {
-                    let now = changed_at(&self.file);
+                    let now = self.stamps();
                     if now == seen || now.is_none() {
                         continue;
                     }
                 }
             }
-            seen = changed_at(&self.file);
+            // Before they are read: what changes meanwhile is read again.
+            seen = self.stamps();
+            let files = self.config.files.clone();
             let reloaded = self.reload().await;
+            if self.config.files != files {
+                seen = self.stamps();
+            }
             self.gateway.metrics.reloaded(reloaded.is_ok());
             match reloaded {
                 Ok(()) => tracing::info!(file = %self.file.display(), "config reloaded"),
@@ -81,6 +92,13 @@ impl Reloader {
                 }
             }
         }
+    }
+
+    /// When the files were written that the config comes from; `None` while one is missing, as in
+    /// the middle of being replaced.
+    fn stamps(&self) -> Option<Vec<Stamp>> {
+        let files = std::iter::once(&self.file).chain(&self.config.files);
+        files.map(|file| stamp(file)).collect()
     }
 
     async fn reload(&mut self) -> Result<(), RunError> {
@@ -95,23 +113,43 @@ impl Reloader {
         let old = self.gateway.upstreams.load_full();
         let kept = |name: &str, url: &Url| {
             let same = *url == Url::BuiltinObjects;
-            old.get(name)
-                .filter(|old| same && matches!(old.address, Address::Builtin(_)))
-                .map(|upstream| upstream.address.clone())
+            old.get(name).filter(|_| same)?.builtin()
         };
         let upstreams = upstreams(&config, self.workers, &kept)?;
         let table = RouteTable::build(&config, &self.file, &upstreams).map_err(RunError::Config)?;
         self.change_rules(&table).await?;
 
         let gateway = &self.gateway;
+        self.checks = health::begin(&upstreams);
         gateway.upstreams.store(Arc::new(upstreams));
         gateway.routes.store(table.router);
         gateway.intake.store(Arc::new(Intake {
             guarded: table.guarded,
             body_limit: config.limits.body,
+            heads: heads(&config),
         }));
         gateway.settings.store(Arc::new(settings(&config)));
         gateway.fence.limit_keys(config.limits.keys);
+        for (index, (address, door)) in gateway.doors.iter().enumerate() {
+            let same = |one: &&Listener| one.address.value == *address;
+            let there = config.listeners.get(index).filter(same);
+            let listener = there.or_else(|| config.listeners.iter().find(same));
+            if let Some(listener) = listener {
+                door.change(way(listener));
+            }
+        }
+        if let Some(admin) = &config.admin {
+            gateway.admin_door.change(Way {
+                tls: admin_tls(admin),
+                proxy_protocol: false,
+            });
+        }
+        if let Some(locks) = &config.locks {
+            gateway.locks_door.change(Way {
+                tls: locks_tls(locks),
+                proxy_protocol: false,
+            });
+        }
         self.config = config;
         Ok(())
     }
@@ -125,14 +163,14 @@ impl Reloader {
             if let Some(upstream) = &route.upstream {
                 let namespace = route.policy.keys.namespace().to_owned();
                 let reached = reached.entry(namespace).or_default();
-                reached.insert(upstream.authority.clone());
+                reached.extend(upstream.urls().map(str::to_owned));
             }
         }
         let changes = Changes::find(&known, table, false, Some(&reached));
         if !changes.refused.is_empty() {
             return Err(RunError::Rekeyed(changes.refused));
         }
-        if !changes.changed.is_empty() {
+        if !changes.changed.is_empty() && !fault::planted(Fault::RulesInFlight) {
             self.close(&old, &changes).await?;
         }
         for (namespace, rules) in &changes.put {
@@ -207,6 +245,16 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         let admin = config.admin.as_ref();
         admin.map(|admin| (admin.address.value.clone(), admin.tokens.clone()))
     };
+    let locks = |config: &Config| {
+        let locks = config.locks.as_ref();
+        locks.map(|one| {
+            (
+                one.address.value.clone(),
+                one.tokens.clone(),
+                one.fence_on_grant,
+            )
+        })
+    };
     let store = |config: &Config| (config.store.path.clone(), config.store.cache);
     let log = |config: &Config| (config.log.format, config.log.level);
     let mut fixed = Vec::new();
@@ -215,6 +263,9 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     }
     if admin(old) != admin(new) {
         fixed.push("admin");
+    }
+    if locks(old) != locks(new) {
+        fixed.push("locks");
     }
     if store(old) != store(new) {
         fixed.push("store");
@@ -225,8 +276,11 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     fixed
 }
 
-fn changed_at(file: &Path) -> Option<SystemTime> {
-    std::fs::metadata(file)
-        .and_then(|file| file.modified())
-        .ok()
+/// When a file was written, and which file it was: one that is put in the place of another may be
+/// as old.
+type Stamp = (SystemTime, u64, u64);
+
+fn stamp(file: &Path) -> Option<Stamp> {
+    let file = std::fs::metadata(file).ok()?;
+    Some((file.modified().ok()?, file.ino(), file.len()))
 }

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencegate_filters::fence::{self, Drain};
+use fencegate_filters::fence::{Drain, OnTimeout, Uploads};
 use fencegate_filters::guard::GuardedNames;
 use fencegate_filters::key::{self, Case, KeyRule, KeyRules, KeyTemplate, PathRules};
-use fencegate_filters::policy::{AsPolicy, Holder, Mode, Policy, Require};
+use fencegate_filters::policy::{AsPolicy, Holder, HolderFrom, Mode, Policy, Require};
 use fencegate_filters::route::{RouteMatcher, Router};
-use fencegate_filters::{StripLayer, names};
+use fencegate_filters::signed::Verifier;
+use fencegate_filters::{Key, Reason, Refusal, StripLayer, names};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::config::{self, Config, Position, Problem, Problems, Spanned};
@@ -24,6 +25,8 @@ pub struct Route {
     pub policy: Policy,
     /// Where they go; `None` where the route refuses them all.
     pub upstream: Option<Arc<Upstream>>,
+    /// Whether only tokens are taken that the lock service has issued.
+    pub issued_only: bool,
     /// Whether the token goes upstream.
     pub forward_token: bool,
     /// Whether bodies are received whole before the request is admitted.
@@ -53,7 +56,36 @@ impl Route {
     }
 }
 
-/// Namespaces, and the authorities of the upstreams that they reach.
+/// How keys of this namespace drain: as patiently as the most patient of its routes.
+pub(crate) fn drain_of(router: &Router<Arc<Route>>, key: &Key) -> Result<Drain, Refusal> {
+    let fenced = |policy: &&Policy| {
+        policy.keys.namespace() == key.namespace() && policy.require != Require::Never
+    };
+    let policies = router.routes().iter().map(|(_, route)| &route.policy);
+    let drain = policies
+        .filter(fenced)
+        .map(|policy| policy.drain)
+        .reduce(|one, other| Drain {
+            timeout: one.timeout.max(other.timeout),
+            settle: one.settle.max(other.settle),
+            waiting: one.waiting.max(other.waiting),
+            on_timeout: match (one.on_timeout, other.on_timeout) {
+                (OnTimeout::Refuse, OnTimeout::Refuse) => OnTimeout::Refuse,
+                _ => OnTimeout::Cut,
+            },
+            uploads: match (one.uploads, other.uploads) {
+                (Uploads::Wait, Uploads::Wait) => Uploads::Wait,
+                _ => Uploads::Cut,
+            },
+        });
+    drain.ok_or_else(|| {
+        let namespace = key.namespace();
+        let detail = format!("No fenced route has the namespace {namespace:?}.");
+        Refusal::new(Reason::NoRoute, detail)
+    })
+}
+
+/// Namespaces, and the URLs of the upstreams that they reach.
 pub type Reach = BTreeMap<String, BTreeSet<String>>;
 
 /// All routes, and what follows from them together.
@@ -113,7 +145,7 @@ impl RouteTable {
                 let settle = settles.entry(namespace.clone()).or_default();
                 *settle = (*settle).max(upstream.settle);
                 let reached = reach.entry(namespace.clone()).or_default();
-                reached.insert(upstream.authority.clone());
+                reached.extend(upstream.urls().map(str::to_owned));
             }
             let of_namespace = rules.entry(namespace.clone()).or_default();
             of_namespace.fingerprint.extend(config::rules(route));
@@ -202,6 +234,11 @@ impl Builder<'_> {
                 config::Mode::Observe => Mode::Observe,
             },
             keys,
+            signed: (fence.trust.value == config::Trust::Signed).then(|| {
+                // Without keys, which is a problem of the config, none is taken.
+                let verifier: Arc<dyn Verifier> = fence.verifier.clone().unwrap_or_default();
+                verifier
+            }),
             safe_methods: fence.safe_methods.clone().into(),
             token_headers: fence
                 .token_headers
@@ -212,17 +249,21 @@ impl Builder<'_> {
                 config::Holder::Ignore => Holder::Ignore,
                 config::Holder::Bind => Holder::Bind,
             },
+            holder_from: match fence.holder_from {
+                config::HolderFrom::Header => HolderFrom::Header,
+                config::HolderFrom::ClientCert => HolderFrom::Certificate,
+            },
             max_advance: fence.max_advance,
             new_epochs: fence.new_epochs == config::NewEpochs::Allow,
             drain: Drain {
                 timeout: fence.drain.timeout,
                 on_timeout: match fence.drain.on_timeout {
-                    config::OnTimeout::Refuse => fence::OnTimeout::Refuse,
-                    config::OnTimeout::Cut => fence::OnTimeout::Cut,
+                    config::OnTimeout::Refuse => OnTimeout::Refuse,
+                    config::OnTimeout::Cut => OnTimeout::Cut,
                 },
                 uploads: match fence.drain.uploads {
-                    config::Uploads::Cut => fence::Uploads::Cut,
-                    config::Uploads::Wait => fence::Uploads::Wait,
+                    config::Uploads::Cut => Uploads::Cut,
+                    config::Uploads::Wait => Uploads::Wait,
                 },
                 settle,
                 waiting: self.config.limits.waiting_per_key,
@@ -235,11 +276,22 @@ impl Builder<'_> {
             .upstream
             .as_ref()
             .and_then(|name| self.config.upstreams.get(&name.value));
+        let headers: Vec<(HeaderName, HeaderValue)> = of_upstream
+            .map(|upstream| {
+                let headers = upstream.headers.iter();
+                let headers = headers
+                    .map(|header| (header.name.value.clone(), header.value.expose().clone()));
+                headers.collect()
+            })
+            .unwrap_or_default();
         let strip = if fence.allow_method_override {
             StripLayer::allowing_method_override()
         } else {
             StripLayer::new()
         };
+        // What only the gateway knows, no client says, in no spelling.
+        let known: Vec<_> = headers.iter().map(|(name, _)| name.clone()).collect();
+        let strip = strip.with(&known);
         let named = policy.keys.keys().iter();
         let named = named.filter_map(|rule| rule.token_header.clone());
         let own = [
@@ -248,23 +300,17 @@ impl Builder<'_> {
             names::FENCING_HOLDER.clone(),
         ];
         let tokens = policy.token_headers.iter().cloned().chain(named).chain(own);
-        let tokens: Vec<_> = tokens.collect();
+        let keys: Vec<_> = policy.keys.headers().cloned().collect();
+        let decisive: Vec<_> = tokens.chain(keys).collect();
         let built = Route {
             policy,
             upstream,
+            issued_only: fence.trust.value == config::Trust::Issued,
             forward_token: fence.forward_token,
             spool: fence.body == config::Body::Spool,
-            trailers: strip.with(NOT_IN_TRAILERS).with(&tokens),
+            trailers: strip.with(&NOT_IN_TRAILERS).with(&decisive),
             strip,
-            headers: of_upstream
-                .map(|upstream| {
-                    upstream
-                        .headers
-                        .iter()
-                        .map(|header| (header.name.value.clone(), header.value.expose().clone()))
-                        .collect()
-                })
-                .unwrap_or_default(),
+            headers,
             rewrite_destination: of_upstream.is_some_and(|upstream| upstream.rewrite_destination),
         };
         (self.problems.len() == before).then_some((matcher?, Arc::new(built)))

@@ -8,27 +8,36 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::fence::Fence;
 use fencegate_filters::store::{Store, StoreError};
 use fencegate_filters::{Cidr, ForwardedLayer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::builtin;
-use crate::config::{self, Config, Problems};
+use crate::config::{self, Config, Endpoint, Problems};
 use crate::gateway::{Gateway, Settings};
 use crate::intake::Intake;
+use crate::locks::{Api as LocksApi, Locks};
 use crate::metrics::Metrics;
+use crate::net::{self, Listener};
+use crate::outbox;
 use crate::reload::Reloader;
 use crate::route::RouteTable;
 use crate::rules::Changes;
-use crate::server::{self, Stop};
+use crate::server::{self, Door, Way};
+use crate::socket_file;
 use crate::spool::Spool;
+use crate::stop::{Stop, Stopper, Stopping};
 use crate::store::{EmbeddedStore, OpenError, Options, volatile_medium};
+use crate::test_features;
+use crate::tls::ServerTls;
 use crate::upstream::{self, Upstream};
 use crate::wire::{ConnTimeouts, HeadLimits};
 
@@ -108,33 +117,52 @@ impl std::error::Error for RunError {}
 ///
 /// As [`RunError`] says. A stop by one signal is no error.
 pub fn serve(config: Config, file: &Path) -> Result<(), RunError> {
+    test_features::warn();
     raise_file_limit();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let upstreams = upstreams(&config, workers, &|_, _| None)?;
     let table = RouteTable::build(&config, file, &upstreams).map_err(RunError::Config)?;
     let store = Arc::new(open_store(&config)?);
-    let (failure, failed) = oneshot::channel();
-    store.on_failure(move |why| {
-        // Nobody waits for it any more once the process is on its way out.
-        let _ = failure.send(why);
-    });
     let settles = take_rules(&store, &table)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| RunError::System("could not start a runtime", error))?;
-    let fence = Fence::new(Arc::clone(&store) as Arc<dyn Store>, config.store.cache);
-    fence.limit_keys(config.limits.keys);
-    let gateway = Arc::new(gateway(&config, table, fence, upstreams));
-    let metrics = Arc::clone(&gateway.metrics);
-    store.on_batch(move |marks, took| metrics.committed(marks, took));
     let result = runtime.block_on(async {
-        if !store.was_clean() {
-            hold_orphans(&gateway.fence, &store, &settles);
-        }
+        let (gateway, failed) = assemble(&config, table, upstreams, &store, &settles);
         run(config, file, &gateway, &store, workers, failed).await
     });
-    match result {
+    close(&store, result)
+}
+
+/// Puts a gateway together over an open store, and holds what a crash orphaned. What comes with it
+/// is told why the store failed for good, should it.
+pub(crate) fn assemble(
+    config: &Config,
+    table: RouteTable,
+    upstreams: BTreeMap<String, Arc<Upstream>>,
+    store: &Arc<EmbeddedStore>,
+    settles: &BTreeMap<String, Duration>,
+) -> (Arc<Gateway>, oneshot::Receiver<Arc<str>>) {
+    let (failure, failed) = oneshot::channel();
+    store.on_failure(move |why| {
+        // Nobody waits for it any more once the process is on its way out.
+        let _ = failure.send(why);
+    });
+    let fence = Fence::new(Arc::clone(store) as Arc<dyn Store>, config.store.cache);
+    fence.limit_keys(config.limits.keys);
+    let gateway = Arc::new(gateway(config, table, fence, upstreams, store));
+    let metrics = Arc::clone(&gateway.metrics);
+    store.on_batch(move |marks, took| metrics.committed(marks, took));
+    if !store.was_clean() {
+        hold_orphans(&gateway.fence, store, settles);
+    }
+    (gateway, failed)
+}
+
+/// Closes the store by how serving ended: clean only where nothing is left running.
+pub(crate) fn close(store: &EmbeddedStore, served: Result<bool, RunError>) -> Result<(), RunError> {
+    match served {
         Ok(clean) => {
             store.close(clean).map_err(RunError::Store)?;
             tracing::info!(clean, "stopped");
@@ -155,30 +183,50 @@ pub(crate) fn upstreams(
 ) -> Result<BTreeMap<String, Arc<Upstream>>, RunError> {
     let mut upstreams = BTreeMap::new();
     for (name, upstream) in &config.upstreams {
-        let url = upstream.urls.first().map(|url| &url.value);
-        let address = match url {
-            Some(url) if let Some(address) = kept(name, url) => address,
-            Some(config::Url::Http(address)) => upstream::Address::Tcp {
-                host: address.host().to_owned(),
-                port: address.port(),
-            },
-            Some(config::Url::BuiltinObjects) | None => {
-                let objects = builtin::objects().map_err(|error| {
-                    RunError::System("could not start the builtin object store", error)
-                })?;
-                upstream::Address::Builtin(objects)
-            }
-        };
-        let upstream = Upstream::new(name, upstream, address, workers);
+        let mut addresses = Vec::new();
+        for url in &upstream.urls {
+            let address = match kept(name, &url.value) {
+                Some(address) => address,
+                None => address(upstream, &url.value)?,
+            };
+            addresses.push((url.value.to_string(), address));
+        }
+        let upstream = Upstream::new(name, upstream, addresses, workers);
         upstreams.insert(name.clone(), Arc::new(upstream));
     }
     Ok(upstreams)
+}
+
+fn address(upstream: &config::Upstream, url: &config::Url) -> Result<upstream::Address, RunError> {
+    let tcp = |address: &config::Address, tls| upstream::Address::Tcp {
+        host: address.host().to_owned(),
+        port: address.port(),
+        tls,
+    };
+    Ok(match url {
+        config::Url::Http(address) => tcp(address, None),
+        config::Url::Https(address) => {
+            let tls = upstream.tls.as_ref();
+            tcp(address, tls.and_then(|tls| tls.for_host(address.host())))
+        }
+        config::Url::Unix(path) => upstream::Address::Unix(path.clone()),
+        config::Url::BuiltinObjects => {
+            upstream::Address::Builtin(builtin::objects().map_err(|error| {
+                RunError::System("could not start the builtin object store", error)
+            })?)
+        }
+    })
 }
 
 fn open_store(config: &Config) -> Result<EmbeddedStore, RunError> {
     let path = &config.store.path;
     let mut options = Options::new(path);
     options.require_existing = config.store.require_existing;
+    if fault::small_store() {
+        // Segments fill, and marks move into the index, with every few commits.
+        options.segment_bytes = 16 << 10;
+        options.flush_segments = 1;
+    }
     let store = EmbeddedStore::open(&options).map_err(RunError::Open)?;
     if let Some(medium) = volatile_medium(path) {
         tracing::warn!(path = %path.display(), "{medium}");
@@ -188,7 +236,7 @@ fn open_store(config: &Config) -> Result<EmbeddedStore, RunError> {
 
 /// Compares the rules that keys come from with those that the marks were made by; returns how long
 /// each namespace is held after a crash.
-fn take_rules(
+pub(crate) fn take_rules(
     store: &EmbeddedStore,
     table: &RouteTable,
 ) -> Result<BTreeMap<String, Duration>, RunError> {
@@ -197,7 +245,7 @@ fn take_rules(
     if !changes.refused.is_empty() {
         return Err(RunError::Rekeyed(changes.refused));
     }
-    let until = store.opened_at() + changes.longest();
+    let until = Instant::from_std(store.opened_at() + changes.longest());
     if !store.was_clean() && until > Instant::now() {
         // Under new keys nothing would hold what the last run left behind. The new rules are put
         // only afterwards: a stop in between must find the change once more.
@@ -214,9 +262,12 @@ fn take_rules(
 
 /// The requests that a crash orphaned count as still running.
 fn hold_orphans(fence: &Fence, store: &EmbeddedStore, settles: &BTreeMap<String, Duration>) {
+    if fault::planted(Fault::NoCrashHold) {
+        return;
+    }
     for (namespace, settle) in settles {
         let until = store.opened_at() + *settle;
-        if until > Instant::now() {
+        if Instant::from_std(until) > Instant::now() {
             tracing::warn!(
                 namespace,
                 settle_ms = u64::try_from(settle.as_millis()).unwrap_or(u64::MAX),
@@ -232,18 +283,49 @@ fn gateway(
     table: RouteTable,
     fence: Fence,
     upstreams: BTreeMap<String, Arc<Upstream>>,
+    store: &Arc<EmbeddedStore>,
 ) -> Gateway {
+    let routes = Arc::new(ArcSwap::new(table.router));
+    let locks = config.locks.as_ref().map(|locks| {
+        let store = Arc::clone(store) as Arc<dyn Store>;
+        Locks::new(
+            fence.clone(),
+            Arc::clone(&routes),
+            store,
+            locks.fence_on_grant,
+        )
+    });
     Gateway {
         fence,
-        routes: Arc::new(ArcSwap::new(table.router)),
+        routes,
+        locks,
         intake: Arc::new(ArcSwap::from_pointee(Intake {
             guarded: table.guarded,
             body_limit: config.limits.body,
+            heads: heads(config),
         })),
         metrics: Arc::new(Metrics::default()),
         settings: ArcSwap::from_pointee(settings(config)),
         spool: Spool::new(&config.store.path.join("spool")),
         upstreams: ArcSwap::from_pointee(upstreams),
+        doors: config
+            .listeners
+            .iter()
+            .map(|listener| {
+                (
+                    listener.address.value.clone(),
+                    Arc::new(Door::new(way(listener))),
+                )
+            })
+            .collect(),
+        admin_door: Door::new(Way {
+            tls: config.admin.as_ref().and_then(admin_tls),
+            proxy_protocol: false,
+        }),
+        locks_door: Arc::new(Door::new(Way {
+            tls: config.locks.as_ref().and_then(locks_tls),
+            proxy_protocol: false,
+        })),
         connections: AtomicUsize::new(0),
         ready: AtomicBool::new(false),
     }
@@ -252,17 +334,11 @@ fn gateway(
 pub(crate) fn settings(config: &Config) -> Settings {
     let trusted = config.trusted_proxies.iter();
     let trusted = trusted.filter_map(|network| network.to_string().parse::<Cidr>().ok());
-    let header_bytes = usize::try_from(config.limits.header_bytes).unwrap_or(usize::MAX);
     Settings {
         forwarded: ForwardedLayer::new(trusted, config.forwarded),
         access_log: config.log.access,
         body_timeout: config.timeouts.body,
-        heads: HeadLimits {
-            header_bytes,
-            header_count: config.limits.header_count,
-            // The codec's own bound on a target.
-            target_bytes: header_bytes.min(65_534),
-        },
+        heads: heads(config),
         timeouts: ConnTimeouts {
             header: config.timeouts.header,
             idle: config.timeouts.idle,
@@ -273,8 +349,35 @@ pub(crate) fn settings(config: &Config) -> Settings {
             .values()
             .any(|upstream| upstream.preserve_header_case),
         requests_per_connection: config.limits.requests_per_connection,
+        http2_streams: config.limits.http2_streams,
         connections: config.limits.connections,
     }
+}
+
+pub(crate) fn heads(config: &Config) -> HeadLimits {
+    let header_bytes = usize::try_from(config.limits.header_bytes).unwrap_or(usize::MAX);
+    HeadLimits {
+        header_bytes,
+        header_count: config.limits.header_count,
+        // The codec's own bound on a target.
+        target_bytes: header_bytes.min(65_534),
+    }
+}
+
+/// How connections to a listener are opened.
+pub(crate) fn way(listener: &config::Listener) -> Way {
+    Way {
+        tls: listener.tls.as_ref().map(|tls| tls.server.clone()),
+        proxy_protocol: listener.proxy_protocol,
+    }
+}
+
+pub(crate) fn admin_tls(admin: &config::Admin) -> Option<ServerTls> {
+    admin.tls.as_ref().map(|tls| tls.server.clone())
+}
+
+pub(crate) fn locks_tls(locks: &config::Locks) -> Option<ServerTls> {
+    locks.tls.as_ref().map(|tls| tls.server.clone())
 }
 
 fn resolve(address: &config::Address) -> Result<SocketAddr, RunError> {
@@ -285,6 +388,9 @@ fn resolve(address: &config::Address) -> Result<SocketAddr, RunError> {
         .next()
         .ok_or_else(|| bind(io::ErrorKind::AddrNotAvailable.into()))
 }
+
+/// A listening socket of one worker.
+type Entrance = (net::Bound, Arc<Door>);
 
 struct Signals {
     terminate: Signal,
@@ -321,19 +427,41 @@ async fn run(
     failed: oneshot::Receiver<Arc<str>>,
 ) -> Result<bool, RunError> {
     let (mut signals, reload) = Signals::new()?;
-    let (stop, stopped) = watch::channel(Stop::Serving);
+    let stop = Stopper::default();
     let mut bound = Vec::new();
-    let mut per_worker: Vec<Vec<std::net::TcpListener>> =
-        (0..workers).map(|_| Vec::new()).collect();
-    for listener in &config.listeners {
-        let address = resolve(&listener.address.value)?;
-        let sockets = server::bind(address, workers)
-            .map_err(|error| RunError::Bind(address.to_string(), error))?;
-        if let Some(first) = sockets.first() {
-            bound.push(("http", first.local_addr()));
+    let mut files = Vec::new();
+    let mut per_worker: Vec<Vec<Entrance>> = (0..workers).map(|_| Vec::new()).collect();
+    for (listener, (_, door)) in config.listeners.iter().zip(&gateway.doors) {
+        let (sockets, address) = match &listener.address.value {
+            Endpoint::Tcp(address) => {
+                let address = resolve(address)?;
+                let bind = |error| RunError::Bind(address.to_string(), error);
+                let sockets = server::bind(address, workers).map_err(bind)?;
+                let address = sockets.first().map(std::net::TcpListener::local_addr);
+                let sockets: Vec<_> = sockets.into_iter().map(net::Bound::Tcp).collect();
+                let address = address.and_then(Result::ok).map(|one| one.to_string());
+                (sockets, address)
+            }
+            Endpoint::Unix(path) => {
+                let bind = |error| RunError::Bind(path.display().to_string(), error);
+                let (socket, file) = socket_file::listen(path).map_err(bind)?;
+                files.push(file);
+                // One queue, from which every worker takes.
+                let all = (0..workers).map(|_| socket.try_clone().map(net::Bound::Unix));
+                let all = all.collect::<io::Result<_>>().map_err(bind)?;
+                (all, Some(listener.address.value.to_string()))
+            }
+        };
+        if let Some(address) = address {
+            let scheme = if listener.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
+            bound.push((scheme, address));
         }
         for (worker, socket) in per_worker.iter_mut().zip(sockets) {
-            worker.push(socket);
+            worker.push((socket, Arc::clone(door)));
         }
     }
     if let Some(admin) = &config.admin {
@@ -343,11 +471,30 @@ async fn run(
         let host = admin.address.value.host();
         let api = Arc::new(Admin::new(Arc::clone(gateway), admin.tokens.clone(), host));
         for socket in sockets {
-            bound.push(("admin", socket.local_addr()));
+            bound.extend(socket.local_addr().map(|one| ("admin", one.to_string())));
             tokio::spawn(Arc::clone(&api).serve(socket));
         }
     }
-    let threads = start_workers(per_worker, gateway, &stopped)?;
+    if let Some(locks) = &config.locks {
+        let address = resolve(&locks.address.value)?;
+        let sockets =
+            server::bind(address, 1).map_err(|error| RunError::Bind(address.to_string(), error))?;
+        if let Some(service) = &gateway.locks {
+            let api = LocksApi::new(
+                Arc::clone(service),
+                locks.tokens.clone(),
+                &locks.address.value,
+                Arc::clone(&gateway.locks_door),
+            );
+            let api = Arc::new(api);
+            tokio::spawn(Arc::clone(service).sweep());
+            for socket in sockets {
+                bound.extend(socket.local_addr().map(|one| ("locks", one.to_string())));
+                tokio::spawn(Arc::clone(&api).serve(socket));
+            }
+        }
+    }
+    let threads = start_workers(per_worker, gateway, &stop.stopping())?;
     gateway.ready.store(true, Ordering::SeqCst);
     say_ready(&bound);
 
@@ -362,45 +509,54 @@ async fn run(
     tokio::select! {
         () = signals.stop() => {}
         never = reloader.run(reload) => match never {},
-        Ok(why) = &mut failed => {
-            // Equal tokens need no sync: they are not to be admitted either.
-            gateway.fence.stop();
-            return Err(RunError::Failed(why));
-        }
+        Ok(why) = &mut failed => return Err(fail(gateway, why)),
     }
+    drop(files);
     let timeout = reloader.config().shutdown.timeout;
-    gateway.ready.store(false, Ordering::SeqCst);
-    tracing::info!("stopping: no new connections, requests on their way may end");
     let stopping = wind_down(timeout, gateway, &stop);
     let clean = tokio::select! {
         clean = stopping => clean,
         () = signals.stop() => return Err(RunError::Impatient),
-        Ok(why) = &mut failed => {
-            // Equal tokens need no sync: they are not to be admitted either.
-            gateway.fence.stop();
-            return Err(RunError::Failed(why));
-        }
+        Ok(why) = &mut failed => return Err(fail(gateway, why)),
     };
     drop(stop);
-    // Each ends when the channel is gone; nothing is left on them.
+    // Each ends with the stop; nothing is left on them.
     let join =
         tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join())));
     let _ = tokio::time::timeout(Duration::from_secs(1), join).await;
-    Ok(clean && gateway.fence.is_quiet())
+    let quiet = gateway.fence.is_quiet() || fault::planted(Fault::CleanUnsettled);
+    Ok(clean && quiet)
+}
+
+/// The store has failed for good while serving.
+pub(crate) fn fail(gateway: &Gateway, why: Arc<str>) -> RunError {
+    // Equal tokens need no sync: they are not to be admitted either.
+    gateway.fence.fail();
+    RunError::Failed(why)
 }
 
 /// Lets everything end, cuts what does not, and waits until it has settled. `true`: nothing is left.
-async fn wind_down(timeout: Duration, gateway: &Gateway, stop: &watch::Sender<Stop>) -> bool {
+pub(crate) async fn wind_down(timeout: Duration, gateway: &Gateway, stop: &Stopper) -> bool {
+    gateway.ready.store(false, Ordering::SeqCst);
+    tracing::info!("stopping: no new connections, requests on their way may end");
+    let locks = gateway.locks.as_ref();
+    locks.inspect(|locks| locks.end_watches());
     let idle =
         || gateway.connections.load(Ordering::SeqCst) == 0 && gateway.fence.totals().in_flight == 0;
-    stop.send_replace(Stop::Draining);
+    stop.go_on(Stop::Draining);
     until(timeout, idle).await;
     // Whoever still waits is told so, whoever is cut as well, and has a moment to read it.
     gateway.fence.stop();
-    until(GRACE, || gateway.connections.load(Ordering::SeqCst) == 0).await;
-    stop.send_replace(Stop::Cutting);
+    locks.inspect(|locks| locks.wake_all());
+    let answered = || locks.is_none_or(|locks| locks.is_idle());
+    until(GRACE, || {
+        gateway.connections.load(Ordering::SeqCst) == 0 && answered()
+    })
+    .await;
+    stop.go_on(Stop::Cutting);
     // Whatever is unsettled now, or held after a crash, has its own time and then is no more.
-    while !gateway.fence.is_quiet() {
+    let quiet = || gateway.fence.is_quiet() || fault::planted(Fault::CleanUnsettled);
+    while !quiet() {
         tokio::time::sleep(LOOK).await;
     }
     true
@@ -413,13 +569,11 @@ async fn until(longest: Duration, done: impl Fn() -> bool) {
     }
 }
 
-fn say_ready(bound: &[(&str, io::Result<SocketAddr>)]) {
+fn say_ready(bound: &[(&str, String)]) {
     use std::io::Write;
     let mut line = "fencegate is ready:".to_owned();
     for (what, address) in bound {
-        if let Ok(address) = address {
-            line += &format!(" {what}={address}");
-        }
+        line += &format!(" {what}={address}");
     }
     line.push('\n');
     // Whoever reads it may have gone away; the gateway serves all the same.
@@ -427,36 +581,43 @@ fn say_ready(bound: &[(&str, io::Result<SocketAddr>)]) {
 }
 
 fn start_workers(
-    per_worker: Vec<Vec<std::net::TcpListener>>,
+    per_worker: Vec<Vec<Entrance>>,
     gateway: &Arc<Gateway>,
-    stopped: &watch::Receiver<Stop>,
+    stopping: &Stopping,
 ) -> Result<Vec<JoinHandle<()>>, RunError> {
     let start = |error| RunError::System("could not start a worker", error);
     let mut threads = Vec::new();
     for (number, listeners) in per_worker.into_iter().enumerate() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .on_thread_park(outbox::send_all)
             .build()
             .map_err(start)?;
         let gateway = Arc::clone(gateway);
-        let mut stopped = stopped.clone();
+        let stopping = stopping.clone();
         let worker = std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || {
                 upstream::enter_worker(number);
+                outbox::enable();
                 runtime.block_on(async move {
-                    for listener in listeners {
-                        let accept =
-                            server::accept(listener, Arc::clone(&gateway), stopped.clone());
-                        tokio::spawn(async move {
-                            if let Err(error) = accept.await {
-                                tracing::error!(%error, "a listener could not be used");
+                    for (listener, door) in listeners {
+                        match Listener::from_std(listener) {
+                            Ok(listener) => {
+                                let gateway = Arc::clone(&gateway);
+                                tokio::spawn(server::accept(
+                                    listener,
+                                    door,
+                                    gateway,
+                                    stopping.clone(),
+                                ));
                             }
-                        });
+                            Err(error) => tracing::error!(%error, "a listener could not be used"),
+                        }
                     }
                     tokio::spawn(reap(gateway));
                     // What settles is timed here, so the worker lives until the process is done.
-                    while stopped.changed().await.is_ok() {}
+                    stopping.reached(Stop::Over).await;
                 });
             })
             .map_err(start)?;
@@ -465,7 +626,7 @@ fn start_workers(
     Ok(threads)
 }
 
-async fn reap(gateway: Arc<Gateway>) {
+pub(crate) async fn reap(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(REAP).await;
         for upstream in gateway.upstreams.load().values() {

@@ -1,5 +1,9 @@
 //! From a listening socket to a client's connection, and from that to the gateway's service.
 
+mod http2;
+mod opening;
+mod proxy_header;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -18,30 +22,29 @@ use hyper::server::conn::http1;
 use hyper::service::Service as HyperService;
 use pin_project_lite::pin_project;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tower_service::Service;
 
-use crate::access::AccessBody;
+use crate::access::{AccessBody, log_broken_head};
+use crate::body::ClientBody;
+use crate::clock;
 use crate::gateway::{Gateway, Settings};
+use crate::net::{Listener, Stream};
+use crate::stop::{Stop, Stopping};
+use crate::tls;
 use crate::wire::{
-    ClientIo, ConnState, Expired, LingerLimits, Refuse, Serving, ServingBody, Violation, Watchdog,
+    ClientIo, ConnState, Expired, FrameIo, LingerLimits, Refuse, Serving, ServingBody, Violation,
+    Watchdog,
 };
+
+use self::opening::Client;
+pub use self::opening::{Door, Way};
 
 /// How long to wait after a failed accept: it failed for want of something that others will free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How a stop goes on, in this order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stop {
-    /// Not at all.
-    #[default]
-    Serving,
-    /// No connection is accepted; each ends with the request that is on it.
-    Draining,
-    /// What is left is dropped.
-    Cutting,
-}
+/// How many header lines the codec takes unless it is told otherwise.
+const CODEC_LINES: usize = 100;
 
 /// Binds one socket for each worker to `address`.
 ///
@@ -81,18 +84,14 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 }
 
 /// Accepts connections until the stop begins.
-pub async fn accept(
-    listener: std::net::TcpListener,
-    gateway: Arc<Gateway>,
-    mut stop: watch::Receiver<Stop>,
-) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+pub async fn accept(listener: Listener, door: Arc<Door>, gateway: Arc<Gateway>, stop: Stopping) {
     loop {
         let accepted = tokio::select! {
+            biased;
+            () = stop.reached(Stop::Draining) => return,
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop > Stop::Serving) => return Ok(()),
         };
-        let (stream, peer) = match accepted {
+        let (mut stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -100,24 +99,42 @@ pub async fn accept(
                 continue;
             }
         };
+        let way = door.way();
         let Some(counted) = Counted::new(&gateway) else {
-            shed(&stream);
+            // Within TLS it would take a handshake to say so.
+            if way.is_none() {
+                shed(&mut stream);
+            }
             continue;
         };
-        // A broken socket shows at its first use.
-        let _ = stream.set_nodelay(true);
+        stream.set_nodelay();
         let settings = gateway.settings.load_full();
         let service = gateway.service(&settings);
-        let serving = connection(stream, peer, settings, service, stop.clone());
+        let stop = stop.clone();
+        let Some(way) = way else {
+            let peer = peer.map(|peer| peer.ip());
+            let client = Client::new(peer, Scheme::Http, &settings);
+            let serving = connection(stream, client, settings, service, stop);
+            tokio::spawn(async move {
+                serving.await;
+                drop(counted);
+            });
+            continue;
+        };
         tokio::spawn(async move {
-            serving.await;
+            // Boxed, so that it takes no room once it is over.
+            let opened = Box::pin(way.open(stream, peer, &settings, &stop)).await;
+            drop(way);
+            if let Some((stream, client)) = opened {
+                connection(stream, client, settings, service, stop).await;
+            }
             drop(counted);
         });
     }
 }
 
 /// One connection too many: told so, if that can be done without waiting.
-fn shed(stream: &TcpStream) {
+fn shed(stream: &mut Stream) {
     let refusal = Refusal::new(
         Reason::Busy,
         "Too many connections are open; try again later.",
@@ -151,13 +168,13 @@ impl Drop for Counted {
 
 /// Serves one connection to its end.
 async fn connection<S>(
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: Stream,
+    client: Client,
     settings: Arc<Settings>,
     service: S,
-    mut stop: watch::Receiver<Stop>,
+    stop: Stopping,
 ) where
-    S: Service<Request<Incoming>, Response = Response<AccessBody>, Error = Infallible>
+    S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible>
         + Clone
         + Send
         + Sync
@@ -166,20 +183,41 @@ async fn connection<S>(
     S::Future: Send + Unpin + 'static,
 {
     let state = ConnState::new();
+    if client.protocol == Some(tls::Protocol::Http2) {
+        state.speak_http2();
+        let io = FrameIo::new(
+            stream,
+            Vec::new(),
+            settings.http2_streams,
+            Arc::clone(&state),
+        );
+        return Box::pin(http2::serve(
+            io,
+            client.peer,
+            settings,
+            service,
+            state,
+            stop,
+        ))
+        .await;
+    }
     let refuse: Refuse = Arc::new(answer_broken_head);
-    let io = ClientIo::new(
+    let mut io = ClientIo::new(
         stream,
         settings.heads,
         LingerLimits::default(),
         Arc::clone(&state),
         refuse,
     );
+    if client.protocol.is_none() {
+        io = io.watch_for_preface();
+    }
     let tunnel = TunnelSlot::default();
     let service = ConnService {
         service,
         state: Arc::clone(&state),
         tunnel: tunnel.clone(),
-        peer: Peer::new(Some(peer.ip()), Scheme::Http),
+        peer: client.peer,
         requests: AtomicU64::new(0),
         most: settings.requests_per_connection,
     };
@@ -188,24 +226,37 @@ async fn connection<S>(
     if settings.preserve_header_case {
         builder.preserve_header_case(true);
     }
-    if settings.heads.header_count >= 100 {
-        builder.max_headers(settings.heads.header_count + 1);
+    // The guard has counted the lines before. Up to so many the codec has room for without being
+    // told, and told it would look for room anew in each request.
+    if settings.heads.header_count > CODEC_LINES {
+        builder.max_headers(settings.heads.header_count);
     }
     let mut conn = builder.serve_connection(io, service);
     let mut watchdog = Watchdog::new(settings.timeouts);
     let mut expired = false;
     let mut draining = false;
+    let mut asked = false;
+    let changed = stop.clone();
     let mut stopping = pin!(async move {
-        let _ = stop.wait_for(|stop| *stop >= Stop::Draining).await;
+        stop.reached(Stop::Draining).await;
         stop
     });
     let mut cutting: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
     let served = std::future::poll_fn(|cx| {
-        if !draining && let Poll::Ready(mut stop) = stopping.as_mut().poll(cx) {
+        let _turn = clock::Turn::begin();
+        state.begin_turn();
+        // Asked once it wakes this task when it changes, and whether it has is cheaper to know
+        // than to ask again with every request.
+        let ask = !asked || changed.has_reached(Stop::Draining);
+        asked = true;
+        if !draining
+            && ask
+            && let Poll::Ready(stop) = stopping.as_mut().poll(cx)
+        {
             draining = true;
             Pin::new(&mut conn).graceful_shutdown();
             cutting = Some(Box::pin(async move {
-                let _ = stop.wait_for(|stop| *stop >= Stop::Cutting).await;
+                stop.reached(Stop::Cutting).await;
             }));
         }
         if let Some(cutting) = &mut cutting
@@ -215,7 +266,7 @@ async fn connection<S>(
         }
         loop {
             if let Poll::Ready(ended) = conn.poll_without_shutdown(cx) {
-                return Poll::Ready(ended.is_ok() || state.is_tunnel());
+                return Poll::Ready(ended.is_ok() || state.is_tunnel() || state.is_http2());
             }
             match ready!(watchdog.poll_expired(cx, &state)) {
                 Expired::Header | Expired::Idle if !expired => {
@@ -231,8 +282,20 @@ async fn connection<S>(
     if !served {
         return;
     }
-    let mut io = conn.into_parts().io;
-    if state.is_tunnel() {
+    let parts = conn.into_parts();
+    let mut io = parts.io;
+    if state.is_http2() {
+        let ConnService { service, peer, .. } = parts.service;
+        let (stream, read_ahead) = io.into_inner();
+        let io = FrameIo::new(
+            stream,
+            read_ahead,
+            settings.http2_streams,
+            Arc::clone(&state),
+        );
+        // Boxed, so that a connection that is not HTTP/2 has no room for one.
+        Box::pin(http2::serve(io, peer, settings, service, state, changed)).await;
+    } else if state.is_tunnel() {
         let (stream, read_ahead) = io.into_inner();
         tunnel.hand_over(ClientStream { stream, read_ahead });
     } else {
@@ -242,12 +305,7 @@ async fn connection<S>(
 
 /// The whole response to a head that is too broken for the codec.
 fn answer_broken_head(violation: &Violation) -> Vec<u8> {
-    tracing::warn!(
-        target: "fencegate::access",
-        reason = violation.reason.as_str(),
-        detail = violation.detail,
-        "broken request refused"
-    );
+    log_broken_head(violation);
     problem::raw(&Refusal::new(violation.reason, violation.detail))
 }
 
@@ -255,7 +313,7 @@ fn answer_broken_head(violation: &Violation) -> Vec<u8> {
 #[derive(Debug)]
 pub struct ClientStream {
     /// The stream.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What the client sent before it saw the 101.
     pub read_ahead: Vec<u8>,
 }
@@ -294,7 +352,7 @@ struct ConnService<S> {
 
 impl<S> HyperService<Request<Incoming>> for ConnService<S>
 where
-    S: Service<Request<Incoming>, Response = Response<AccessBody>, Error = Infallible> + Clone,
+    S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible> + Clone,
 {
     type Response = Response<ServingBody<AccessBody>>;
     type Error = Infallible;
@@ -308,7 +366,7 @@ where
             request.extensions_mut().insert(self.tunnel.clone());
         }
         ConnFuture {
-            future: self.service.clone().call(request),
+            future: self.service.clone().call(request.map(ClientBody::Http1)),
             state: Arc::clone(&self.state),
             serving: Some(serving),
             last: self.most.is_some_and(|most| number >= most),

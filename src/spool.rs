@@ -30,7 +30,7 @@ pub struct Spool {
 }
 
 /// A body that has been received whole.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Spooled {
     memory: VecDeque<Bytes>,
     file: Option<tokio::fs::File>,

@@ -82,16 +82,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
-        let spools = request
-            .extensions()
-            .get::<Arc<Route>>()
-            .is_some_and(|route| route.spool);
-        // Observing delays nothing, and what is not fenced waits for nothing.
-        let spools = spools && {
+        let spools = !request.body().is_end_stream() && {
             let passage = Passage::of(&mut request);
-            matches!(passage.facts().claim, Some((_, Mode::Enforce)))
+            let facts = passage.facts();
+            // Observing delays nothing, and what is not fenced waits for nothing.
+            matches!(facts.claim, Some((_, Mode::Enforce)))
+                && facts.route_as::<Route>().is_some_and(|route| route.spool)
         };
-        if !spools || request.body().is_end_stream() {
+        if !spools {
             return ResponseFuture {
                 state: State::Inner {
                     future: self.inner.call(request),

@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{Connection, Request, Stage, eventually};
+use common::{Connection, Request, Stage, eventually, send_raw};
 use serde_json::Value;
 
 // A1
@@ -138,6 +138,34 @@ fn metrics_count_decisions_and_never_carry_keys() {
     }
 }
 
+#[test]
+fn a_binary_for_tests_says_so() {
+    let stage = Stage::new();
+    let features: Vec<_> = [
+        ("faults", cfg!(feature = "faults")),
+        ("fuzzing", cfg!(feature = "fuzzing")),
+        ("shuttle", cfg!(feature = "shuttle")),
+        ("sim", cfg!(feature = "sim")),
+    ]
+    .into_iter()
+    .filter_map(|(name, built)| built.then_some(name))
+    .collect();
+    let metrics = stage.gateway.admin_get("/metrics").text();
+    let build = metrics
+        .lines()
+        .find(|line| line.starts_with("fencegate_build_info{"))
+        .expect("the build is told");
+    let warned = stage.gateway.errors().contains("built for tests");
+    if features.is_empty() {
+        assert!(!build.contains("test_features"), "{build}");
+        assert!(!warned, "{}", stage.gateway.errors());
+    } else {
+        let label = format!("test_features=\"{}\"", features.join(","));
+        assert!(build.contains(&label), "{build}");
+        assert!(warned, "{}", stage.gateway.errors());
+    }
+}
+
 fn access_line(stage: &Stage, text: &str) -> Value {
     let line = eventually("the access line", || {
         let errors = stage.gateway.errors();
@@ -197,4 +225,31 @@ fn secrets_are_neither_logged_nor_shown() {
         !stage.gateway.errors().contains("sesame"),
         "not even at the level trace"
     );
+}
+
+// A6
+#[test]
+fn a_flood_of_refusals_hides_nothing_that_was_forwarded() {
+    let stage = Stage::at_34_with(|config| config.settle("100ms"));
+    let stale = Request::put("/objects/42").token(33).whole();
+    for _ in 0..10 {
+        let mut flood = Connection::open(stage.http());
+        for _ in 0..30 {
+            flood.send(&stale).response();
+        }
+        // Broken heads are refused elsewhere, and are as many.
+        for _ in 0..30 {
+            let _ = send_raw(stage.http(), "GET / HTTP/1.1\r\n: x\r\n\r\n");
+        }
+        let mut upload = Connection::open(stage.http());
+        upload.send(Request::put("/objects/broken").token(34).chunked_head());
+        let answer = upload.send("x\r\n").response();
+        answer.assert_refused(400, "bad-request", "unknown", "a body that broke off");
+    }
+    let lines = |text: &str| stage.gateway.errors().matches(text).count();
+    eventually("every write that was forwarded is logged", || {
+        (lines(r#""path":"/objects/broken""#) == 10).then_some(())
+    });
+    let refused = lines(r#""reason":"stale-token""#) + lines("broken request refused");
+    assert!(refused < 600, "refusals are sampled: {refused} of 600");
 }

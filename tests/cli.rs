@@ -87,20 +87,10 @@ unknown: true
 #[test]
 fn a_key_that_does_nothing_yet_is_refused() {
     for (what, text) in [
+        ("telemetry", format!("{GOOD}telemetry: {{ otlp: {{}} }}\n")),
         (
-            "tls",
-            GOOD.replace(
-                "127.0.0.1:0\n",
-                "127.0.0.1:0\n    tls: { cert: a, key: b }\n",
-            ),
-        ),
-        (
-            "locks",
-            format!("{GOOD}locks: {{ address: 127.0.0.1:0 }}\n"),
-        ),
-        (
-            "trust",
-            GOOD.replace("key: \"{id}\"", "key: \"{id}\", trust: signed"),
+            "partition",
+            GOOD.replace("key: \"{id}\"", "key: \"{id}\", partition: a"),
         ),
     ] {
         let (code, said) = check(&text);

@@ -2,6 +2,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a test fails by panicking"
 )]
 
@@ -9,7 +10,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Connection, Gate, Recorder, Request, Signal, Stage, eventually};
+use common::{Config, Connection, Gate, Gateway, Recorder, Request, Signal, Stage, eventually};
 use serde_json::json;
 
 const KEY: &str = "objects/42";
@@ -27,6 +28,7 @@ fn a_request_that_waited_for_a_connection_is_compared_again_before_it_is_sent() 
     });
     let admitted = write(34, "admitted").spawn(stage.http());
     stage.gateway.wait_mark(KEY, "34");
+    stage.gateway.wait_key(KEY, "waiting", 0);
     let newer = write(35, "newer").spawn(stage.http());
     stage.gateway.wait_mark(KEY, "35");
     gate.open();
@@ -137,6 +139,49 @@ fn a_gateway_that_stood_still_lets_nothing_stale_through() {
     stage.recorder.history().assert_ordered();
 }
 
+/// For how long the gateway stands still: `make soak` asks for a minute.
+fn stop() -> Duration {
+    let stop = std::env::var("FENCEGATE_STOP_MS").ok();
+    Duration::from_millis(stop.map_or(200, |stop| stop.parse().unwrap()))
+}
+
+// C5
+#[test]
+fn what_was_unsent_while_the_gateway_stood_still_is_compared_again() {
+    let gate = Gate::shut_for(stop());
+    let stage = Stage::before(Recorder::behind(&gate), |config| {
+        // The connection that it waits for must not be given up before the test lets it come.
+        config.upstream("connect_timeout", "10m")
+    });
+    let mut unsent = Connection::open(stage.http());
+    unsent.send(write(34, "unsent").whole());
+    stage.gateway.wait_mark(KEY, "34");
+    stage.gateway.wait_key(KEY, "waiting", 0);
+
+    stage.gateway.signal(Signal::STOP);
+    let stopped = Instant::now();
+    let mut newer = Connection::open(stage.http());
+    newer.send(write(35, "newer").whole());
+    let other = Gateway::fails(Config::new(&stage.recorder.url()), &stage.gateway.store());
+    let pid = stage.gateway.pid().to_string();
+    assert!(
+        other.errors.contains(&pid),
+        "no other gateway takes its place: {other:?}"
+    );
+    std::thread::sleep(stop().saturating_sub(stopped.elapsed()));
+    stage.gateway.signal(Signal::CONT);
+    println!("stood still for {:.1} s", stopped.elapsed().as_secs_f32());
+
+    stage.gateway.wait_mark(KEY, "35");
+    gate.open();
+    newer.response().assert_ok("the newer one");
+    unsent
+        .response()
+        .assert_fenced(409, "stale-token", "overtaken before its first byte");
+    assert!(stage.recorder.history().tagged("unsent").is_empty());
+    stage.recorder.history().assert_ordered();
+}
+
 // C14
 #[test]
 fn cold_marks_that_are_read_while_newer_tokens_come_change_nothing() {
@@ -232,7 +277,7 @@ fn a_stop_cuts_what_lasts_too_long_waits_for_its_settle_and_is_clean() {
     drop(stuck.join());
     stage
         .gateway
-        .restart_as(common::Config::new(&stage.recorder.url()).settle("20s"));
+        .restart_as(Config::new(&stage.recorder.url()).settle("20s"));
     let start = Instant::now();
     stage
         .send(&write(35, "next"))

@@ -168,6 +168,7 @@ fn every_default() {
     assert_eq!(config.limits.keys, None);
     assert_eq!(config.limits.waiting_per_key, 256);
     assert_eq!(config.limits.requests_per_connection, None);
+    assert_eq!(config.limits.http2_streams, 100);
     assert_eq!(config.timeouts.header, Some(secs(10)));
     assert_eq!(config.timeouts.idle, Some(secs(60)));
     assert_eq!(config.timeouts.body, Some(secs(30)));
@@ -230,14 +231,14 @@ routes:
       reveal_mark: false
       allow_method_override: true
   - {{ name: closed, path: /closed, deny: true }}
-limits: {{ header_bytes: 8KiB, header_count: 20, body: 10MiB, connections: none, keys: 5, waiting_per_key: 1, requests_per_connection: 9 }}
+limits: {{ header_bytes: 8KiB, header_count: 20, body: 10MiB, connections: none, keys: 5, waiting_per_key: 1, requests_per_connection: 9, http2_streams: 7 }}
 timeouts: {{ header: none, idle: none, body: none }}
 shutdown: {{ timeout: 0s }}
 log: {{ format: json, level: debug, access: false }}
 "#
     );
     let config = good(&text);
-    assert_eq!(config.listeners[1].address.value.host(), "::1");
+    assert_eq!(config.listeners[1].address.value.to_string(), "[::1]:81");
     assert!(config.trusted_proxies[0].contains("10.9.9.9".parse().unwrap()));
     assert!(config.trusted_proxies[1].contains("::ffff:192.0.2.1".parse().unwrap()));
     assert!(!config.trusted_proxies[1].contains("192.0.2.2".parse().unwrap()));
@@ -293,7 +294,7 @@ fn an_admin_section_is_loopback_by_default_and_guarded_elsewhere() {
         lines(&open),
         [
             "c.yaml:10:19: admin.address: others than this machine reach this address: it needs \
-          admin.tokens, or admin.insecure: true"
+          admin.tokens, admin.tls that requires certificates of clients, or admin.insecure: true"
         ]
     );
     for meant in [
@@ -482,7 +483,7 @@ fn one_problem_each() {
         ),
         (
             LEAST.replace("http://127.0.0.1:9000", "ftp://a"),
-            "c.yaml:5:12: upstreams.store.urls[0]: expected http://HOST[:PORT] or builtin:objects",
+            "c.yaml:5:12: upstreams.store.urls[0]: expected http://HOST[:PORT], https://HOST[:PORT], unix:/PATH or builtin:objects",
         ),
         (
             LEAST.replace("http://127.0.0.1:9000", "http://a/b"),
@@ -634,7 +635,8 @@ telemetry: {}
         places,
         [
             "2:14 listeners[0].address",
-            "3:5 listeners[0].tls",
+            "3:10 listeners[0].tls",
+            "3:10 listeners[0].tls",
             "5:15 upstreams.a.urls[0]",
             "5:28 upstreams.a.tiemout",
             "9:15 routes[0].upstream",
@@ -644,53 +646,113 @@ telemetry: {}
             "11:1 telemetry",
         ]
     );
-    assert!(problems.to_string().ends_with("\n9 problems"), "{problems}");
+    assert!(
+        problems.to_string().ends_with("\n10 problems"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn the_addresses_of_an_upstream() {
+    let urls = |urls: &str| LEAST.replace("[http://127.0.0.1:9000]", urls);
+    let config = good(&urls("[http://a, 'http://a:81', unix:/run/a.sock]"));
+    let found: Vec<_> = config.upstreams["store"].urls.iter().collect();
+    let found: Vec<_> = found.iter().map(|url| url.value.to_string()).collect();
+    assert_eq!(found, ["http://a:80", "http://a:81", "unix:/run/a.sock"]);
+
+    for (text, expected) in [
+        (
+            "[http://a, HTTP://A:80/]",
+            "c.yaml:5:22: upstreams.store.urls[1]: http://a:80 stands here twice, first in line 5",
+        ),
+        (
+            "[http://a, 'builtin:objects']",
+            "c.yaml:5:22: upstreams.store.urls[1]: builtin:objects can't be one of several addresses",
+        ),
+        (
+            "[unix:a.sock]",
+            "c.yaml:5:12: upstreams.store.urls[0]: a unix socket needs an absolute path of at most \
+             107 bytes, as in unix:/run/x.sock",
+        ),
+    ] {
+        assert_eq!(lines(&urls(text)), [expected]);
+    }
+    let many: Vec<_> = (0..65)
+        .map(|port| format!("'http://a:{}'", port + 1))
+        .collect();
+    let many = format!("[{}]", many.join(", "));
+    let problems = bad(&urls(&many)).to_string();
+    assert!(
+        problems.contains("urls[64]: more than 64 URLs"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn upstreams_that_share_an_address_are_one_resource() {
+    let text = "
+listeners: [{ address: '127.0.0.1:8080' }]
+upstreams:
+  a: { urls: ['http://a', 'http://b'] }
+  b: { urls: ['http://b', 'unix:/c'] }
+  c: { urls: ['unix:/c'] }
+  d: { urls: ['http://d'] }
+routes:
+  - { name: one, path: '/one/{*path}', upstream: a }
+  - { name: two, path: '/two/{*path}', upstream: c }
+  - { name: three, path: '/three/{*path}', upstream: d }
+";
+    let loaded = parse(text).unwrap();
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    let warning = loaded.warnings[0].to_string();
+    assert!(warning.contains("two keys"), "{warning}");
+}
+
+#[test]
+fn health_checks() {
+    let health = |text: &str| upstream(&format!("health: {text}"));
+    let config = good(&health("{ path: '/healthz?full' }"));
+    let found = config.upstreams["store"].health.as_ref().unwrap();
+    assert_eq!(
+        (found.path.as_str(), found.interval),
+        ("/healthz?full", secs(5))
+    );
+    for (text, expected) in [
+        ("{}", "c.yaml:6:13: upstreams.store.health: path is missing"),
+        (
+            "{ path: healthz }",
+            "c.yaml:6:21: upstreams.store.health.path: expected a path such as /healthz",
+        ),
+        (
+            "{ path: '/a#b' }",
+            "c.yaml:6:21: upstreams.store.health.path: expected a path such as /healthz",
+        ),
+        (
+            "{ path: /, interval: 10ms }",
+            "c.yaml:6:34: upstreams.store.health.interval: expected a duration of at least 100ms, found \
+             \"10ms\"",
+        ),
+        (
+            "{ path: /, intervall: 1s }",
+            "c.yaml:6:24: upstreams.store.health.intervall: unknown key \"intervall\"; did you mean \
+             interval?",
+        ),
+    ] {
+        assert_eq!(lines(&health(text)), [expected], "{text}");
+    }
+    let builtin = health("{ path: / }").replace("http://127.0.0.1:9000", "'builtin:objects'");
+    assert_eq!(
+        lines(&builtin),
+        ["c.yaml:6:13: upstreams.store.health: builtin:objects is always well"]
+    );
 }
 
 #[test]
 fn what_is_not_built_is_refused() {
     for (text, key) in [
-        (
-            LEAST.replace("8080\n", "8080\n    tls: { cert: a, key: b }\n"),
-            "listeners[0].tls",
-        ),
-        (
-            LEAST.replace("8080\n", "8080\n    proxy_protocol: true\n"),
-            "listeners[0].proxy_protocol",
-        ),
-        (
-            LEAST.replace("127.0.0.1:8080", "unix:/run/x.sock"),
-            "listeners[0].address",
-        ),
-        (with("admin: { tls: {} }\n"), "admin.tls"),
-        (with("locks: { address: '127.0.0.1:1' }\n"), "locks"),
-        (with("locks:\n"), "locks"),
         (with("store: { etcd: {} }\n"), "store.etcd"),
         (with("store: { forget: { after: 1d } }\n"), "store.forget"),
-        (upstream("http2: true"), "upstreams.store.http2"),
-        (upstream("tls: {}"), "upstreams.store.tls"),
-        (upstream("health: { path: / }"), "upstreams.store.health"),
-        (
-            LEAST.replace("[http://", "[https://"),
-            "upstreams.store.urls[0]",
-        ),
-        (
-            LEAST.replace("[http://127.0.0.1:9000]", "[unix:/x]"),
-            "upstreams.store.urls[0]",
-        ),
-        (
-            LEAST.replace(":9000]", ":9000, 'http://b']"),
-            "upstreams.store.urls[1]",
-        ),
         (fence("partition: '{id}'"), "routes[0].fence.partition"),
-        (fence("trust: issued"), "routes[0].fence.trust"),
-        (fence("trust: signed"), "routes[0].fence.trust"),
-        (fence("jwks: keys.json"), "routes[0].fence.jwks"),
-        (fence("issuer: me"), "routes[0].fence.issuer"),
-        (
-            with("limits: { http2_streams: 100 }\n"),
-            "limits.http2_streams",
-        ),
         (with("telemetry: { otlp: 'http://a' }\n"), "telemetry"),
     ] {
         let problems = bad(&text);
@@ -721,7 +783,7 @@ fn the_environment_fills_values_and_never_keys() {
     only(
         &with("${HOST}: a\n"),
         "c.yaml:10:1: \"${HOST}\": unknown key \"${HOST}\"; expected one of listeners, \
-         trusted_proxies, forwarded, admin, store, upstreams, routes, limits, timeouts, shutdown, log",
+         trusted_proxies, forwarded, admin, locks, store, upstreams, routes, limits, timeouts, shutdown, log",
     );
     let config = good(&fence("key: 'a$$b$c'"));
     assert_eq!(config.routes[0].fence.keys[0].key.value, "a$b$c");

@@ -10,34 +10,8 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use common::{Config, Dice, Gateway, Recorder, Request, Stage, Storm, eventually, run, weather};
-
-// D1
-#[test]
-fn kill_9_under_load_loses_no_mark_that_was_forwarded() {
-    let mut stage = Stage::with(|config| config.settle("300ms"));
-    weather(&stage.recorder);
-    let counter = Arc::new(AtomicU64::new(1));
-    let mut dice = Dice::new(11);
-    for round in 1..=12 {
-        let before = stage.recorder.count();
-        // Hot keys in one half of the rounds, mostly new ones in the other.
-        let keys = if round % 2 == 0 { 3 } else { 100_000 };
-        let storm = Storm::start(stage.http(), 12, keys, &counter, round);
-        let enough = before + 10 + usize::try_from(dice.below(60)).unwrap();
-        eventually("some writes reach the resource", || {
-            (stage.recorder.count() >= enough).then_some(())
-        });
-        stage.gateway.kill();
-        storm.stop();
-        stage.gateway.restart();
-        stage.assert_marks_hold();
-    }
-    stage.recorder.history().assert_ordered();
-}
+use common::{Config, Dice, Gateway, Recorder, Request, Stage, run};
 
 #[test]
 fn a_restart_still_refuses_what_was_stale() {
@@ -197,18 +171,23 @@ fn a_store_of_another_format_is_refused_by_name() {
         return;
     };
     let text = std::fs::read_to_string(&version).unwrap();
-    let newer: String = text
-        .chars()
-        .map(|c| if c.is_ascii_digit() { '9' } else { c })
-        .collect();
-    std::fs::write(&version, &newer).unwrap();
-    let failed = Gateway::fails(Config::new(&stage.recorder.url()), &store);
-    assert!(!failed.status.success());
-    assert!(
-        failed.errors.contains("version") || failed.errors.contains("format"),
-        "{}",
-        failed.errors
-    );
+    for other in ['9', '0'] {
+        let other: String = text
+            .chars()
+            .map(|c| if c.is_ascii_digit() { other } else { c })
+            .collect();
+        std::fs::write(&version, &other).unwrap();
+        let failed = Gateway::fails(Config::new(&stage.recorder.url()), &store);
+        assert!(!failed.status.success());
+        assert!(
+            failed.errors.contains("version") || failed.errors.contains("format"),
+            "{}",
+            failed.errors
+        );
+    }
+    std::fs::write(&version, &text).unwrap();
+    stage.gateway.restart();
+    assert_eq!(stage.mark("objects/42").as_deref(), Some("34"));
 }
 
 // D17
@@ -217,7 +196,7 @@ fn many_marks_are_all_known_from_the_first_request_on() {
     let recorder = Recorder::start();
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
-    let keys = 100_000;
+    let keys = 1_000_000;
     let lines: String = (0..keys)
         .map(|key| format!("{{\"key\":\"objects/{key}\",\"token\":\"34\"}}\n"))
         .collect();

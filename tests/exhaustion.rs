@@ -112,6 +112,28 @@ fn a_client_that_never_reads_does_not_keep_its_exchange_for_ever() {
 
 // R4
 #[test]
+fn as_many_header_lines_as_the_limit_are_taken_and_one_more_is_not() {
+    // That of the codec itself, one below it and one above it.
+    for most in [99, 100, 101, 200] {
+        let limits = json!({ "header_count": most });
+        let stage = Stage::at_34_with(|config| config.set("limits", limits));
+        let head = |lines: usize| {
+            format!(
+                "PUT /objects/42 HTTP/1.1\r\nHost: store.test\r\nFencing-Token: 34\r\n{}\
+                 Content-Length: 0\r\n\r\n",
+                "X-A: b\r\n".repeat(lines - 3)
+            )
+        };
+        let mut client = Connection::open(stage.http());
+        client.send(head(most));
+        client.response().assert_ok("as many as the limit");
+        let answer = stage.assert_bad(head(most + 1), "one more").unwrap();
+        answer.assert_fenced(431, "headers-too-large", "header_count");
+    }
+}
+
+// R4
+#[test]
 fn headers_have_a_limit_in_bytes_and_in_number() {
     let stage = Stage::at_34_with(|config| {
         config.set(

@@ -229,3 +229,47 @@ fn forwarded_above_the_mark(fault: Option<&'static str>) -> Option<&'static str>
 fn forwarding_before_the_sync_is_seen() {
     assert_bites("forward-before-sync", forwarded_above_the_mark);
 }
+
+#[test]
+fn a_crash_after_which_nothing_is_held_is_seen() {
+    assert_bites("no-crash-hold", |fault| {
+        let mut stage = stage(fault, Recorder::start());
+        stage.recorder.on("orphan", |exchange| {
+            exchange.works_on(Duration::from_millis(900));
+            exchange.read_body()?;
+            exchange.never()
+        });
+        let orphan = send(&stage, write(33, "orphan"));
+        stage.recorder.received("orphan");
+        stage.gateway.kill();
+        stage.gateway.restart();
+        send(&stage, write(34, "newer")).join().unwrap();
+        orphan.join().unwrap();
+        stage.recorder.ended("orphan");
+        verdict(&stage)
+    });
+}
+
+#[test]
+fn a_store_that_is_marked_clean_with_a_write_unsettled_is_seen() {
+    assert_bites("clean-unsettled", |fault| {
+        let recorder = Recorder::start();
+        let config =
+            Config::new(&recorder.url()).set("shutdown", serde_json::json!({ "timeout": "200ms" }));
+        let gateway = Gateway::start_with_fault(config, fault);
+        let mut stage = Stage { gateway, recorder };
+        stage.recorder.on("stuck", |exchange| {
+            exchange.works_on(Duration::from_millis(900));
+            exchange.read_body()?;
+            exchange.never()
+        });
+        let stuck = send(&stage, write(33, "stuck"));
+        stage.recorder.received("stuck");
+        assert!(stage.gateway.terminate().success());
+        stage.gateway.restart();
+        send(&stage, write(34, "newer")).join().unwrap();
+        stuck.join().unwrap();
+        stage.recorder.ended("stuck");
+        verdict(&stage)
+    });
+}

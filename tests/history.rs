@@ -89,3 +89,51 @@ fn keys_are_apart_and_equal_tokens_may_overlap() {
     slow.join().unwrap().assert_ok("the slow write");
     recorder.history().assert_ordered();
 }
+
+#[test]
+fn a_lower_token_may_follow_a_reset_that_let_everything_end() {
+    let recorder = Recorder::start();
+    write(&recorder, 50);
+    let asked = recorder.now();
+    write(&recorder, 50);
+    recorder.was_reset("/objects/42", asked);
+    write(&recorder, 34);
+    recorder.history().assert_ordered();
+    Request::put("/objects/43")
+        .token(2)
+        .send(recorder.address());
+    Request::put("/objects/43")
+        .token(1)
+        .send(recorder.address());
+    assert_eq!(
+        rule(&recorder.history()),
+        Some("G1"),
+        "the reset was another key's"
+    );
+}
+
+#[test]
+fn a_reset_excuses_only_what_came_after_it() {
+    let recorder = Recorder::start();
+    let asked = recorder.now();
+    recorder.was_reset("/objects/42", asked);
+    write(&recorder, 50);
+    write(&recorder, 34);
+    assert_eq!(rule(&recorder.history()), Some("G1"));
+}
+
+#[test]
+fn a_write_in_flight_over_a_reset_is_found() {
+    let recorder = Recorder::start();
+    let gate = recorder.hold("slow");
+    let slow = Request::put("/objects/42").token(50).tag("slow");
+    let slow = slow.spawn(recorder.address());
+    recorder.received("slow");
+    let asked = recorder.now();
+    recorder.was_reset("/objects/42", asked);
+    assert_eq!(rule(&recorder.history()), Some("G2"));
+    write(&recorder, 34);
+    gate.open();
+    slow.join().unwrap().assert_ok("the slow write");
+    assert_eq!(rule(&recorder.history()), Some("G2"));
+}

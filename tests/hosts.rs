@@ -53,6 +53,34 @@ fn an_absolute_target_must_name_its_own_host() {
     stage.assert_alive();
 }
 
+// K14
+#[test]
+fn an_absolute_target_without_a_path_is_the_root() {
+    let stage = Stage::with(|config| {
+        config
+            .set("routes.0.path", "/{*path}")
+            .fence("key", "{query.id}")
+    });
+    for (line, target) in [
+        ("PUT http://store.test?id=42", "/?id=42"),
+        ("PUT http://store.test/?id=42", "/?id=42"),
+        (
+            "GET http://store.test?id=42&path=/a//b",
+            "/?id=42&path=/a//b",
+        ),
+        ("GET http://store.test", "/"),
+    ] {
+        let head = match line.starts_with("GET") {
+            true => format!("{line} HTTP/1.1\r\nHost: store.test\r\n\r\n"),
+            false => request(line, "Host: store.test\r\n"),
+        };
+        let answer = Connection::open(stage.http()).send(head).response();
+        answer.assert_ok(line);
+        assert_eq!(stage.recorder.last().target, target, "{line}");
+    }
+    assert_eq!(stage.mark("objects/42").as_deref(), Some("34"));
+}
+
 // K15
 #[test]
 fn a_request_is_for_exactly_one_host() {

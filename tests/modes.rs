@@ -14,7 +14,10 @@ fn write(token: u64, tag: &str) -> Request {
 }
 
 fn observing() -> Stage {
-    Stage::at_34_with(|config| config.fence("mode", "observe"))
+    let stage = Stage::at_34_with(|config| config.fence("mode", "observe"));
+    // What is observed is answered at once, and its token may be compared after that.
+    stage.gateway.wait_mark("objects/42", "34");
+    stage
 }
 
 #[test]

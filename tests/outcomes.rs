@@ -40,7 +40,8 @@ fn held_after(
 
 #[track_caller]
 fn assert_settled(held: Duration) {
-    let least = SETTLE.mul_f32(0.8);
+    // The upstream may notice a close some time after it, where others want the core too.
+    let least = SETTLE.mul_f32(0.5);
     assert!(
         held >= least,
         "an unknown outcome holds newer tokens: {held:?}"

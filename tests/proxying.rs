@@ -308,6 +308,61 @@ fn a_credential_that_only_the_gateway_knows_replaces_the_clients() {
     assert_eq!(seen.headers("authorization"), ["Bearer gateway"]);
 }
 
+#[test]
+fn a_credential_that_only_the_gateway_knows_has_no_twin_and_is_in_no_trailer() {
+    let stage = Stage::with(|config| config.upstream("headers", json!({ "x-api-key": "gateway" })));
+    let head = Request::put("/objects/42")
+        .token(1)
+        .tag("twins")
+        .header("X-Api-Key", "client")
+        .header("X_Api_Key", "client")
+        .header("X.Api.Key", "client")
+        .header("Trailer", "X-Api-Key, X_Api_Key, X-Sum")
+        .chunked_head();
+    let mut client = Connection::open(stage.http());
+    client
+        .send(head)
+        .send("4\r\ndata\r\n0\r\nX-Api-Key: client\r\nX_Api_Key: client\r\nX-Sum: one\r\n\r\n");
+    client.response().assert_ok("a request with twins");
+    let seen = stage.recorder.received("twins");
+    let twins = ["x-api-key", "x_api_key", "x.api.key"].map(|name| seen.headers(name));
+    assert_eq!(twins, [vec!["gateway"], vec![], vec![]]);
+    let trailers: Vec<_> = seen.trailers.iter().map(|(_, value)| value).collect();
+    assert_eq!(trailers, ["one"], "only what is nobody's credential");
+}
+
+#[test]
+fn trailers_say_nothing_that_a_decision_was_made_of() {
+    let stage = Stage::with(|config| {
+        config
+            .set("routes.0.path", "/objects")
+            .fence("key", "{header.x-object}")
+    });
+    let names = "X-Object, Fencing-Holder, X-Forwarded-For, Forwarded, X-Real-IP, X-Sum";
+    let head = Request::put("/objects")
+        .token(1)
+        .tag("trailers")
+        .header("X-Object", "42")
+        .header("Trailer", names)
+        .chunked_head();
+    let trailers: String = names
+        .split(", ")
+        .map(|name| format!("{name}: 43\r\n"))
+        .collect();
+    let mut client = Connection::open(stage.http());
+    client
+        .send(head)
+        .send(format!("4\r\ndata\r\n0\r\n{trailers}\r\n"));
+    client.response().assert_ok("a request with trailers");
+    let seen = stage.recorder.received("trailers");
+    let left: Vec<_> = seen
+        .trailers
+        .iter()
+        .map(|(name, _)| name.to_lowercase())
+        .collect();
+    assert_eq!(left, ["x-sum"]);
+}
+
 // R11
 #[test]
 fn a_compressed_body_is_never_inflated() {
@@ -342,6 +397,30 @@ fn an_upgrade_to_http_2_is_stripped() {
             None,
             "{name} would open an unfenced channel"
         );
+    }
+}
+
+// S18
+#[test]
+fn an_upgrade_that_is_no_protocol_by_its_form_is_stripped() {
+    let stage = Stage::new();
+    for protocol in [
+        "\"h2c\"",
+        "h2c;q=1",
+        "h2c websocket",
+        "(h2c)",
+        "websocket, h2c;x",
+        "x/",
+        "/x",
+    ] {
+        let request = Request::put("/objects/42")
+            .token(1)
+            .header("Connection", "Upgrade")
+            .header("Upgrade", protocol);
+        stage.send(&request).assert_ok(protocol);
+        let seen = stage.recorder.last();
+        assert_eq!(seen.header("upgrade"), None, "{protocol}");
+        assert_eq!(seen.header("connection"), None, "{protocol}");
     }
 }
 
@@ -430,6 +509,29 @@ fn a_pooled_connection_that_had_closed_costs_no_request() {
         10,
         "each write reached the upstream once"
     );
+    stage.recorder.history().assert_ordered();
+}
+
+#[test]
+fn a_connection_that_closes_behind_a_response_that_is_still_read_costs_no_request() {
+    let stage = Stage::new();
+    stage.recorder.otherwise(|exchange| {
+        exchange.read_body()?;
+        exchange.end();
+        exchange.respond(200, &"b".repeat(400 * 1024))?;
+        Ok(Next::Close)
+    });
+    for token in 1..=10 {
+        let request = Request::put("/objects/42").token(token);
+        let mut client = Connection::open(stage.http());
+        client.send(request.whole());
+        let head = client.head().unwrap();
+        assert!(head.line.contains(" 200 "), "write {token}: {}", head.line);
+        // The upstream has closed by the time that the last of it is read.
+        std::thread::sleep(Duration::from_millis(20));
+        client.take(400 * 1024).unwrap();
+    }
+    assert_eq!(stage.recorder.count(), 10, "each write came there once");
     stage.recorder.history().assert_ordered();
 }
 

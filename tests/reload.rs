@@ -139,18 +139,15 @@ fn other_rules_apply_once_what_was_forwarded_under_the_old_ones_has_ended() {
         .set("routes.0.rekey", true);
     let before = reloads(&stage.gateway, "ok");
     reload(&mut stage, other);
-    let newer = write(34, "newer").spawn(stage.http());
-    std::thread::sleep(Duration::from_millis(700));
-    assert!(
-        stage.recorder.history().tagged("newer").is_empty(),
-        "fenced by whichever rules, it may not overtake the older write"
-    );
+    let probe = Request::get("/objects/probe");
+    eventually("the route is closed, or the reload is done", || {
+        let closed = stage.send(&probe).status == 503;
+        (closed || reloads(&stage.gateway, "ok") > before + 0.5).then_some(())
+    });
+    let newer = stage.send(&write(34, "newer"));
+    newer.assert_fenced(503, "draining", "told to come again");
     gate.open();
     older.join().unwrap().assert_ok("the older write");
-    let newer = newer.join().unwrap();
-    if newer.status != 200 {
-        newer.assert_fenced(503, "draining", "held, or told to come again");
-    }
     wait_for_reload(&stage, "ok", before);
     stage
         .send(&write(35, "newest"))

@@ -1,72 +1,28 @@
-//! The embedded store over its public face: real files, real kills.
+//! The embedded store over its public face, on real files.
+//!
+//! No test here starts a process: one that is just being started has all files of this process, and
+//! with them the lock of a store that another test has closed and opens again. What needs processes
+//! is in `store_processes.rs`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
+use common::store::{commit, copy, files, mark, open, options, raise, read, reply};
 use fencegate::store::{EmbeddedStore, NamespaceRules, OpenError, Options, tools};
-use fencegate_filters::store::{Binding, Raise, Record, Reply, Store, StoreError};
-use fencegate_filters::{Key, Token};
-
-const CHILD: &str = "FENCEGATE_STORE_TEST_CHILD";
-
-fn options(path: &Path) -> Options {
-    Options {
-        segment_bytes: 64 << 10,
-        flush_segments: 2,
-        memory_keys: 500,
-        cache_bytes: 1 << 20,
-        ..Options::new(path)
-    }
-}
-
-fn open(path: &Path) -> EmbeddedStore {
-    EmbeddedStore::open(&options(path)).unwrap()
-}
-
-fn raise(key: &str, counter: u64) -> Raise {
-    Raise {
-        key: Key::from_text(key),
-        record: Record {
-            mark: Token::new(0, counter).unwrap(),
-            holder: Binding::Unbound,
-            draining: false,
-        },
-    }
-}
-
-fn reply<T: Send + 'static>() -> (Reply<T>, mpsc::Receiver<Result<T, StoreError>>) {
-    let (sender, receiver) = mpsc::channel();
-    let reply = Reply::new(move |result| drop(sender.send(result)));
-    (reply, receiver)
-}
-
-fn commit(store: &EmbeddedStore, raises: Vec<Raise>) -> Result<(), StoreError> {
-    let (reply, receiver) = reply();
-    store.commit(raises, reply);
-    receiver.recv().unwrap()
-}
-
-fn read(store: &EmbeddedStore, key: &str) -> Option<Record> {
-    let (reply, receiver) = reply();
-    store.read(&Key::from_text(key), reply);
-    receiver.recv().unwrap().unwrap()
-}
-
-fn mark(store: &EmbeddedStore, key: &str) -> u64 {
-    read(store, key).map_or(0, |record| record.mark.counter())
-}
+use fencegate_filters::Key;
+use fencegate_filters::store::{Binding, Store, StoreError};
 
 /// The marks of a small store, closed, in a directory that goes with the value.
 fn small(keys: u64) -> tempfile::TempDir {
@@ -81,18 +37,6 @@ fn small(keys: u64) -> tempfile::TempDir {
     }
     store.close(true).unwrap();
     directory
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).unwrap()),
-        }
-    }
 }
 
 fn segments(directory: &Path) -> Vec<PathBuf> {
@@ -202,6 +146,23 @@ fn another_version_is_refused_by_name() {
 }
 
 #[test]
+fn a_store_of_the_version_before_is_read_and_becomes_one_of_this() {
+    let directory = small(3);
+    let file = directory.path().join("FORMAT");
+    let now = fs::read_to_string(&file).unwrap();
+    let (text, _) = now.split_once("crc32c").unwrap();
+    let then = text.replace("fencegate-store 2", "fencegate-store 1");
+    assert_ne!(then, text);
+    let checksum = crc32c::crc32c(then.as_bytes());
+    fs::write(&file, format!("{then}crc32c {checksum:08x}\n")).unwrap();
+    tools::verify(directory.path()).unwrap();
+    let store = open(directory.path());
+    assert!(store.len() == 3);
+    drop(store);
+    assert_eq!(fs::read_to_string(&file).unwrap(), now);
+}
+
+#[test]
 fn missing_parts_are_damage_and_not_a_new_store() {
     let parts = ["FORMAT", "CHECKPOINT", "index", "segment-000000000001"];
     for part in parts {
@@ -221,6 +182,51 @@ fn missing_parts_are_damage_and_not_a_new_store() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_segment_that_is_missing_before_one_in_reserve_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let store = open(&path);
+    let segments = || {
+        let names = fs::read_dir(&path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names
+            .filter_map(|name| name.into_string().ok())
+            .filter(|name| name.starts_with("segment-"))
+            .collect();
+        names.sort();
+        names
+    };
+    // Until the segment that is written to has both an older one and one in reserve beside it.
+    let mut counter = 0;
+    while counter < 64 || segments().len() < 3 {
+        counter += 1;
+        let raises = (0..40).map(|n| raise(&format!("n/{counter}-{n}"), counter));
+        commit(&store, raises.collect()).unwrap();
+    }
+    drop(store);
+    let mut opened = 0;
+    for name in segments() {
+        let copied = directory.path().join(&name);
+        copy(&path, &copied);
+        fs::remove_file(copied.join(&name)).unwrap();
+        match EmbeddedStore::open(&options(&copied)) {
+            Err(OpenError::Corrupt { .. }) => {}
+            Err(other) => panic!("{name}: {other}"),
+            // Only the last in reserve can go without a trace: nothing was ever in it.
+            Ok(store) => {
+                opened += 1;
+                for number in 1..=counter {
+                    let mark = mark(&store, &format!("n/{number}-0"));
+                    assert_eq!(mark, number, "without {name}");
+                }
+            }
+        }
+    }
+    assert!(opened <= 1, "{opened} segments were not missed");
 }
 
 #[test]
@@ -346,20 +352,6 @@ fn no_flipped_bit_lowers_a_mark() {
         }
     }
     assert!(refused > 20, "{refused}");
-}
-
-/// Every file under a directory.
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
-    let mut all: Vec<_> = paths
-        .flat_map(|path| match path.is_dir() {
-            true => files(&path),
-            false => vec![path],
-        })
-        .collect();
-    all.sort();
-    all
 }
 
 #[test]
@@ -614,73 +606,4 @@ fn a_bad_line_imports_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let error = tools::import(directory.path(), &mut &b"\xff\n"[..]).unwrap_err();
     assert!(matches!(error, tools::ToolError::Line { number: 1, .. }));
-}
-
-/// Not a test by itself: what `survives_being_killed` starts, and kills.
-#[test]
-fn child_under_load() {
-    let Ok(path) = std::env::var(CHILD) else {
-        return;
-    };
-    let store = open(Path::new(&path));
-    let first = mark(&store, "n/0");
-    std::thread::scope(|scope| {
-        for thread in 0..4_u64 {
-            let store = &store;
-            scope.spawn(move || {
-                for counter in first + 1.. {
-                    let key = format!("n/{thread}");
-                    let many = (0..20)
-                        .map(|n| raise(&format!("m/{thread}-{n}-{}", counter % 97), counter));
-                    let raises = many.chain([raise(&key, counter)]).collect();
-                    commit(store, raises).unwrap();
-                    // One write, so that lines of two threads do not mix.
-                    let line = format!("ack {thread} {counter}\n");
-                    std::io::stderr().write_all(line.as_bytes()).unwrap();
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn survives_being_killed() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut acknowledged = [0_u64; 4];
-    for round in 0..10 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["child_under_load", "--exact", "--nocapture"])
-            .env(CHILD, directory.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        // Killed after a number of answers, so after a different number of system calls each time.
-        let stop = 150 + 37 * round;
-        for (n, line) in lines.map_while(Result::ok).enumerate() {
-            let mut words = line.split(' ');
-            assert_eq!(words.next(), Some("ack"), "{line}");
-            let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
-            // The last line may be cut short by the kill: then its number is lower, never higher.
-            if let (Some(thread), Some(counter)) = (number(), number()) {
-                let best = &mut acknowledged[usize::try_from(thread).unwrap()];
-                *best = counter.max(*best);
-            }
-            if n == stop {
-                child.kill().unwrap();
-            }
-        }
-        child.wait().unwrap();
-        let store = open(directory.path());
-        assert!(!store.was_clean());
-        for (thread, &least) in acknowledged.iter().enumerate() {
-            let found = mark(&store, &format!("n/{thread}"));
-            assert!(found >= least, "round {round}: {found} < {least}");
-            let (key, counter) = (format!("m/{thread}-7-{}", least % 97), least);
-            assert!(mark(&store, &key) >= counter, "one commit, one frame");
-        }
-    }
-    assert!(acknowledged.iter().all(|&counter| counter > 0));
-    tools::verify(directory.path()).unwrap();
 }

@@ -322,6 +322,8 @@ fn a_name_that_some_servers_read_as_the_token_is_refused() {
         "fencing_token: 99\r\n",
         "X_Fencing_Token: 34\r\n",
         "X-Fencing_Token: 34\r\n",
+        "Fencing.Token: 34\r\n",
+        "Fencing-Token: 34\r\nFencing!Token: 99\r\n",
         "Fencing-Token: 34\r\nFencing_Token: 99\r\n",
         "Fencing_Token: 99\r\nFencing-Token: 34\r\n",
         "Fencing-Token: 34\r\nX_Fencing-Token: 99\r\n",
@@ -379,6 +381,39 @@ fn a_connection_option_that_names_a_guarded_header_is_refused() {
             let answer = stage.assert_bad(write_with(&lines), &lines).unwrap();
             answer.assert_fenced(400, "bad-request", &lines);
         }
+    }
+    stage.assert_alive();
+}
+
+// T20 T21
+#[test]
+fn a_connection_option_that_is_no_token_is_refused() {
+    let stage = Stage::at_34();
+    for option in [
+        "\"fencing-token\"",
+        "fencing-token;q=1",
+        "fencing-token=1",
+        "fencing token",
+        "fencing-token/1",
+        "(fencing-token)",
+        "\u{a0}fencing-token",
+        "close, \"fencing-token\"",
+        "\"close\"",
+        "close;q=0",
+    ] {
+        for lines in [
+            format!("Fencing-Token: 34\r\nConnection: {option}\r\n"),
+            format!("Fencing-Token: 34\r\nConnection: close\r\nConnection: {option}\r\n"),
+        ] {
+            let answer = stage.assert_bad(write_with(&lines), &lines).unwrap();
+            answer.assert_fenced(400, "bad-request", &lines);
+        }
+    }
+    for options in ["", ",", ", close,,\tx-a ,", "Keep-Alive"] {
+        let request = Request::put("/objects/42").token(34);
+        stage
+            .send(&request.header("Connection", options))
+            .assert_ok(options);
     }
     stage.assert_alive();
 }

@@ -228,6 +228,21 @@ fn an_early_final_answer_to_expect_is_relayed_and_its_connection_not_used_again(
     );
 }
 
+// S14
+#[test]
+fn an_expectation_that_nobody_can_have_is_not_passed_on() {
+    let stage = Stage::new();
+    for (version, value) in [("1.0", "100-continue"), ("1.1", ""), ("1.1", ",")] {
+        let head = format!(
+            "PUT /objects/42 HTTP/{version}\r\nHost: store.test\r\nFencing-Token: 34\r\n\
+             Expect: {value}\r\nContent-Length: 5\r\n\r\ndatum"
+        );
+        let answer = Connection::open(stage.http()).send(head).response();
+        answer.assert_ok(&format!("HTTP/{version} with Expect: {value:?}"));
+        assert_eq!(stage.recorder.last().headers("expect"), [""; 0]);
+    }
+}
+
 // S15
 #[test]
 fn an_unknown_expectation_fails() {

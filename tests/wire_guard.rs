@@ -148,7 +148,6 @@ fn well_formed_requests_pass_unchanged() {
         "GET http://a.example:80/b HTTP/1.1\r\nHost: a.example:80\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
         "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
-        "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /a?q=[x]{y}| HTTP/1.1\r\nHost: a\r\n\r\n",
         "PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n\r\n\r\n\0",
         "PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0005\r\n\r\nhello",
@@ -369,6 +368,7 @@ fn lengths_that_are_no_plain_number_are_refused() {
         "9223372036854775808",
         "18446744073709551616",
         "99999999999999999999999999",
+        "000000000000000000005",
     ] {
         refuses_field(format!("Content-Length: {value}"), Reason::BadRequest);
     }
@@ -406,12 +406,14 @@ fn chunk_sizes_are_hexadecimal_digits_only() {
         "g",
         "11111111111111111",
         "00000000000000005",
+        "8000000000000000",
+        "ffffffffffffffff",
         "5,",
     ] {
         refuses_chunks("", format!("{size}\r\n"), Reason::BadRequest);
         refuses_chunks("2\r\nhi\r\n", format!("{size}\r\n"), Reason::BadRequest);
     }
-    let verdict = judge_every_way(format!("{CHUNKED}FFFFFFFFFFFFFFFF\r\nhello").as_bytes());
+    let verdict = judge_every_way(format!("{CHUNKED}7FFFFFFFFFFFFFFF\r\nhello").as_bytes());
     assert_eq!(verdict.violation, None);
 }
 
@@ -594,28 +596,6 @@ fn targets_that_pass_are_uris() {
             }
         }
     }
-}
-
-#[test]
-#[ignore = "a measurement, to be run in a release build with --nocapture"]
-fn cost_of_an_ordinary_request() {
-    const ROUNDS: u32 = 10_000;
-    let request = b"PUT /objects/42/some/path?part=3 HTTP/1.1\r\nHost: storage.internal:8080\r\nUser-Agent: bench/1.0\r\n\
-        Accept: */*\r\nFencing-Token: 1234567\r\nContent-Type: application/octet-stream\r\nContent-Length: 16\r\n\r\n\
-        0123456789abcdef";
-    let mut guard = Guard::new(LIMITS);
-    let best = (0..300).map(|_| {
-        let since = std::time::Instant::now();
-        for _ in 0..ROUNDS {
-            assert_eq!(
-                guard.inspect(std::hint::black_box(request)).next,
-                Next::Boundary
-            );
-            guard.next_request();
-        }
-        since.elapsed() / ROUNDS
-    });
-    eprintln!("{} bytes in {:?}", request.len(), best.min().unwrap());
 }
 
 /// Bytes as an attacker would pick them.

@@ -1,9 +1,11 @@
-"""Load: one wrk process with a fixed request, and what it saw."""
+"""Load: one process of wrk (HTTP/1.1) or h2load (HTTP/2) with a fixed request, and what it saw."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +18,19 @@ TOKEN = 42
 
 @dataclass(frozen=True)
 class Workload:
-    """One kind of request, the same for every peer. `kind` is the resource asked for; the upstream knows four."""
+    """One kind of request, the same for every peer. `kind` is the resource asked for; the upstream knows four.
+
+    `streams`: requests at once on one connection, by HTTP/2; 0: HTTP/1.1. `fresh`: a connection for each request.
+    """
 
     title: str
     method: str
     kind: str
     body_bytes: int
     response_bytes: int
+    tls: bool = False
+    streams: int = 0
+    fresh: bool = False
 
     def path(self, lane: str) -> str:
         return f"/{lane}/{self.kind}/42"
@@ -42,12 +50,46 @@ class LoadResult:
         return self.requests / self.seconds
 
 
+def run_load(workload: Workload, port: int, lane: str, core: int, connections: int, seconds: float) -> LoadResult:
+    """Runs the workload against a listener to its end and returns its figures; any error it saw fails the run."""
+    url = f"{'https' if workload.tls else 'http'}://127.0.0.1:{port}{workload.path(lane)}"
+    if workload.streams:
+        return run_h2load(url, workload, core, connections, seconds)
+    return run_wrk(url, workload, core, connections, seconds)
+
+
 def run_wrk(url: str, workload: Workload, core: int, connections: int, seconds: float) -> LoadResult:
-    """Runs wrk to its end and returns its figures; any error it saw fails the run."""
     wrk = [require_program("wrk"), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds:.0f}s"]
+    if workload.fresh:
+        wrk += ["--header", "Connection: close"]
     arguments = ["--script", str(SCRIPT), url, "--", workload.method, str(TOKEN), str(workload.body_bytes)]
+    return parse_result(output_of(wrk + arguments, core, seconds), url, workload)
+
+
+def run_h2load(url: str, workload: Workload, core: int, connections: int, seconds: float) -> LoadResult:
+    """Few connections with many streams: as many requests at once as wrk has, or a connection's worth."""
+    clients = max(1, connections // workload.streams)
+    with tempfile.NamedTemporaryFile(prefix="h2load-") as log:
+        command = [require_program("h2load"), "--clients", str(clients), "--max-concurrent-streams", str(workload.streams)]
+        command += ["--duration", f"{seconds:.0f}", "--header", f"Fencing-Token: {TOKEN}", f"--log-file={log.name}", url]
+        output = output_of(command, core, seconds)
+        times = []
+        for line in log.read().decode().splitlines():
+            _, status, duration_us = line.split()
+            if status != "200":
+                raise BenchError(f"{url}: a request was answered with {status}")
+            times.append(float(duration_us))
+    failed = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", output)
+    if not times or failed is None or any(map(int, failed.groups())):
+        raise BenchError(f"{url}: not every request succeeded:\n{output}")
+    times.sort()
+    p50, p99, p999 = (times[min(len(times) - 1, int(len(times) * share))] for share in (0.5, 0.99, 0.999))
+    return LoadResult(len(times), seconds, len(times) * workload.response_bytes, p50, p99, p999)
+
+
+def output_of(command: list[str], core: int, seconds: float) -> str:
     process = subprocess.Popen(
-        pinned_command(wrk + arguments, core),
+        pinned_command(command, core),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -60,7 +102,7 @@ def run_wrk(url: str, workload: Workload, core: int, connections: int, seconds: 
         if process.poll() is None:
             process.kill()
             process.wait()
-    return parse_result(output, url, workload)
+    return output
 
 
 def parse_result(output: str, url: str, workload: Workload) -> LoadResult:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from .machine import BenchError, find_program, first_line_of
+from .machine import BenchError, find_program, first_line_of, require_program
 from .process import PinnedProcess
 from .sockets import accepts_connections
 from .upstream import nginx_user_line
@@ -37,6 +38,10 @@ http {
     }
     server {
         listen 127.0.0.1:PORT backlog=1024;
+        listen 127.0.0.1:SECUREPORT backlog=1024 ssl http2;
+        ssl_certificate DIRECTORY/server.pem;
+        ssl_certificate_key DIRECTORY/server.key;
+        ssl_protocols TLSv1.2 TLSv1.3;
         location / {
             proxy_pass http://backend;
             proxy_http_version 1.1;
@@ -61,12 +66,17 @@ defaults
     HTTP_OPTIONS
 listen bench
     bind 127.0.0.1:PORT backlog 1024
+    SECURE_BIND
     server backend 127.0.0.1:UPSTREAM
 """
+
+HAPROXY_SECURE_BIND = "bind 127.0.0.1:SECUREPORT backlog 1024 ssl crt DIRECTORY/server.both.pem alpn h2,http/1.1"
 
 FENCEGATE_CONFIG = """
 listeners:
   - address: 127.0.0.1:PORT
+  - address: 127.0.0.1:SECUREPORT
+    tls: { cert: DIRECTORY/server.pem, key: DIRECTORY/server.key }
 admin:
   address: 127.0.0.1:ADMIN
 store:
@@ -98,6 +108,7 @@ class Site:
 
     directory: Path
     port: int
+    tls_port: int
     admin_port: int
     upstream_port: int
     core: int
@@ -109,6 +120,7 @@ class Site:
             template.replace("DIRECTORY", str(self.directory))
             .replace("UPSTREAM", str(self.upstream_port))
             .replace("ADMIN", str(self.admin_port))
+            .replace("SECUREPORT", str(self.tls_port))
             .replace("PORT", str(self.port))
             .replace("USER", nginx_user_line())
             .replace("BUFFERING", "off" if self.large_bodies else "on")
@@ -149,11 +161,12 @@ def nginx_command(site: Site) -> list[str]:
 
 def haproxy_command(site: Site) -> list[str]:
     template = HAPROXY_CONFIG.replace("MODE", "http").replace("HTTP_OPTIONS", "http-reuse always")
+    template = template.replace("SECURE_BIND", HAPROXY_SECURE_BIND)
     return [installed("haproxy"), "-db", "-f", site.write("haproxy.cfg", template)]
 
 
 def relay_command(site: Site) -> list[str]:
-    template = HAPROXY_CONFIG.replace("MODE", "tcp").replace("HTTP_OPTIONS", "")
+    template = HAPROXY_CONFIG.replace("MODE", "tcp").replace("HTTP_OPTIONS", "").replace("SECURE_BIND", "")
     return [installed("haproxy"), "-db", "-f", site.write("relay.cfg", template)]
 
 
@@ -181,11 +194,22 @@ COMMANDS: dict[str, Callable[[Site], list[str]]] = {
 VERSION_FLAGS = {"nginx": "-v", "haproxy": "-v", "relay": "-v", "fencegate": "--version"}
 
 
+def make_certificate(directory: Path) -> None:
+    """A self-signed certificate for 127.0.0.1 with a P-256 key: the same type for every peer."""
+    key, certificate = directory / "server.key", directory / "server.pem"
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    command = [require_program("openssl"), *request.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, stderr=subprocess.DEVNULL)
+    (directory / "server.both.pem").write_bytes(certificate.read_bytes() + key.read_bytes())
+
+
 class Peer(PinnedProcess):
-    """A running proxy."""
+    """A running proxy, with one listener in plain text and, but for the relay, one with TLS."""
 
     def __init__(self, name: str, site: Site):
         self.port = site.port
+        self.tls_port = site.tls_port
+        make_certificate(site.directory)
         command = COMMANDS[name](site)
         self._program = command[0]
         super().__init__(name, command, site.core, site.directory / f"{name}.log")

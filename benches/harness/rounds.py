@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Iterator
 
-from .load import TOKEN, LoadResult, Workload, run_wrk
+from .load import TOKEN, LoadResult, Workload, run_load
 from .machine import BenchError, CoreTimes, Cores
 from .peers import ROWS, Peer, Row
 from .process import CpuTime, PinnedProcess, cpu_time_of
@@ -95,7 +95,7 @@ class Turns:
 
     def compare(self, workload: Workload) -> dict[Row, list[Sample]]:
         """All rounds of one workload, after a short load on each row that is not counted."""
-        rows = rows_of(self.peers)
+        rows = rows_of(self.peers, workload)
         samples: dict[Row, list[Sample]] = {row: [] for row in rows}
         for row in rows:
             check_answer(self.peers[row.peer].port, workload, row.lane)
@@ -113,7 +113,7 @@ class Turns:
         result = self._load(row, workload, self.plan.seconds)
         spent = clocks.spent()
         connections_after, requests_after = self.upstream.counters()
-        self._check_counts(row, result, requests_after - requests_before - 1)
+        self._check_counts(row, workload, result, requests_after - requests_before - 1)
         return Sample(
             user_us=spent.proxy.user / result.requests * 1e6,
             system_us=spent.proxy.system / result.requests * 1e6,
@@ -131,17 +131,19 @@ class Turns:
     def _load(self, row: Row, workload: Workload, seconds: float) -> LoadResult:
         peer = self.peers[row.peer]
         peer.require_alive()
-        url = f"http://127.0.0.1:{peer.port}{workload.path(row.lane)}"
-        return run_wrk(url, workload, self.plan.cores.load, self.plan.connections, seconds)
+        port = peer.tls_port if workload.tls else peer.port
+        return run_load(workload, port, row.lane, self.plan.cores.load, self.plan.connections, seconds)
 
-    def _check_counts(self, row: Row, result: LoadResult, at_upstream: int) -> None:
-        """Each answered request reached the upstream once; those that wrk left unfinished at its end may have, too."""
-        if not result.requests <= at_upstream <= result.requests + self.plan.connections:
+    def _check_counts(self, row: Row, workload: Workload, result: LoadResult, at_upstream: int) -> None:
+        """Each answered request reached the upstream once; those that the load left unfinished at its end may have, too."""
+        unfinished = max(self.plan.connections, workload.streams)
+        if not result.requests <= at_upstream <= result.requests + unfinished:
             raise BenchError(f"{row.label}: {result.requests} requests were answered, the upstream saw {at_upstream}")
 
 
-def rows_of(peers: dict[str, Peer]) -> list[Row]:
-    return [row for row in ROWS if row.peer in peers]
+def rows_of(peers: dict[str, Peer], workload: Workload) -> list[Row]:
+    """The relay passes TLS on to an upstream that has none, and its upstream speaks no HTTP/2."""
+    return [row for row in ROWS if row.peer in peers and not (row.peer == "relay" and (workload.tls or workload.streams))]
 
 
 def others_than(peer: Peer, peers: dict[str, Peer]) -> list[Peer]:

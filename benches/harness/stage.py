@@ -96,9 +96,9 @@ class Stage:
         """Every wanted peer whose program is there; of the others, `skipped` says why not."""
         peers = {}
         for name in self.wanted:
-            port, admin_port = free_ports(2)
+            port, tls_port, admin_port = free_ports(3)
             directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
-            site = Site(directory, port, admin_port, upstream_port, self.cores.proxy, self._fencegate, large_bodies)
+            site = Site(directory, port, tls_port, admin_port, upstream_port, self.cores.proxy, self._fencegate, large_bodies)
             try:
                 peer = Peer(name, site)
             except PeerMissing as missing:

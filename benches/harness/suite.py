@@ -8,8 +8,8 @@ from typing import Iterable
 from . import report
 from .load import Workload
 from .machine import describe
-from .rounds import Plan, Turns
-from .stage import Stage
+from .rounds import Plan, Turns, progress_line
+from .stage import Stage, add_common_options, add_load_options, run_main
 from .upstream import Upstream
 
 
@@ -36,3 +36,20 @@ def compare_workloads(turns: Turns, workloads: Iterable[Workload]) -> list[dict]
         report.print_comparison(workload, samples, turns.plan.connections)
         results.append(report.comparison_as_json(workload, samples, turns.plan.connections))
     return results
+
+
+def run_comparison(description: str, title: str, workloads: Iterable[Workload], rounds: int, seconds: int) -> None:
+    """A script that compares these workloads and does nothing else; ends the process."""
+
+    def main() -> int:
+        parser = argparse.ArgumentParser(description=description)
+        add_load_options(parser, rounds=rounds, seconds=seconds)
+        add_common_options(parser)
+        options = parser.parse_args()
+        with Stage(options) as stage, progress_line():
+            turns, machine = introduce(title, stage, options)
+            results = compare_workloads(turns, workloads)
+        report.write_json(options.json, {"machine": machine, "workloads": results})
+        return 0
+
+    run_main(main)

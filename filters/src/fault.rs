@@ -1,35 +1,169 @@
 //! Faults that tests plant to see that they are caught.
 //!
 //! Without the `faults` feature there are none, and every check is the constant `false`. With it,
-//! the variable `FENCEGATE_FAULT` names the one that is planted in this process.
+//! the variable `FENCEGATE_FAULT` names the one that is planted in the whole process, and a test
+//! that shares its process with others plants one in its own thread with `plant`.
 
 /// A guarantee that can be broken on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// A newer token is admitted while older writes are in flight.
     NoDrain,
+    /// A write has ended for its lane when the response's head has come, its body still to come.
+    DrainHeadsOnly,
     /// A request is admitted before its mark is durable.
     ForwardBeforeSync,
+    /// A commit that failed is taken for one that is durable.
+    IgnoreSyncResult,
     /// Marks are not there after a restart.
     ForgetMarks,
-    /// A lane lets go of a write when its client leaves.
-    ReleaseOnLeave,
+    /// After a crash nothing is held.
+    NoCrashHold,
     /// After a crash, keys that were draining hold no equal token.
     NoDrainingHold,
+    /// A lane lets go of a write when its client leaves.
+    ReleaseOnLeave,
+    /// A permit that is dropped, in a panic for one, counts as completed.
+    PanicCompletes,
+    /// An outcome that is unknown counts as completed.
+    UnknownCompletes,
+    /// A final response that came before the request was sent whole counts as completed.
+    EarlyAnswerCompletes,
+    /// A response with one of the upstream's `unknown_statuses`, as 504, counts as completed.
+    UnknownStatusCompletes,
+    /// A request of which bytes may have been sent is sent once more.
+    ResendAfterBytes,
+    /// Of a header that comes on several lines only the first is read.
+    FirstLineOnly,
+    /// The key is made of another path than the one that is forwarded.
+    KeyOfAnotherPath,
+    /// A mark in the cache decides where there is a lane.
+    CacheDecides,
+    /// Waiters are let in as they are woken, without being compared again: an older one after a
+    /// newer one.
+    WaitersOutOfOrder,
     /// An admitted request is sent without being compared once more.
     NoSecondCheck,
+    /// The store is marked clean while a write is unsettled.
+    CleanUnsettled,
+    /// A read of a mark that comes late replaces what its lane knows by then.
+    LateReadOverwrites,
+    /// A mark whose commit failed is never committed again.
+    FailedCommitWedges,
+    /// Upstream sockets have no `SO_LINGER` of 0: what was not sent yet outlives the close.
+    NoLinger,
+    /// What waits in the buffers of TLS counts as sent.
+    FlushUnheard,
+    /// TLS takes what a client sends before the handshake is over.
+    EarlyData,
+    /// A safe method with an Upgrade counts as a read.
+    UpgradeIsRead,
+    /// The rules of keys change while writes are in flight under the old ones.
+    RulesInFlight,
+    /// A reset lowers the mark without waiting for what is in flight.
+    ResetWithoutDrain,
+    /// A grant of the lock service is told before older writes have ended.
+    GrantUndrained,
+    /// Leases are not there after a restart.
+    ForgetLeases,
+    /// The lock service issues tokens by the mark alone: after a reset they come twice.
+    RepeatTokens,
+    /// A lease is over before its time.
+    ExpireEarly,
+    /// A body of HTTP/2 that is longer than its Content-Length reaches the upstream whole.
+    LongBodyIsWhole,
+    /// A stream of HTTP/2 that its client has stopped reading is kept for ever.
+    KeepStalledStream,
+    /// Streams of HTTP/2 that wait take the window from those under way.
+    OneWindowForAll,
+    /// Frames of HTTP/2 that carry nothing are not counted.
+    UncountedFrames,
+    /// A request whose frames an upstream has got is sent once more.
+    ResendAfterFrames,
+    /// Whoever waits in a lane is not woken when it is released.
+    DropWake,
+    /// The commits that wait when the store fails are not answered.
+    LoseReplies,
+    /// The committer is not told of a commit that comes into its empty queue.
+    DropNotify,
+    /// Signed tokens are taken whatever their signature is.
+    UnverifiedTokens,
+    /// Signed tokens are taken after they have expired.
+    ExpiredTokens,
+    /// Signed tokens are taken for every key.
+    TokensOfOtherKeys,
+    /// What a key has verified is taken after it has been taken out of the file.
+    KeysForEver,
 }
 
 impl Fault {
     /// Every fault with its name in `FENCEGATE_FAULT`.
     pub const ALL: &'static [(Self, &'static str)] = &[
         (Self::NoDrain, "no-drain"),
+        (Self::DrainHeadsOnly, "drain-heads-only"),
         (Self::ForwardBeforeSync, "forward-before-sync"),
+        (Self::IgnoreSyncResult, "ignore-sync-result"),
         (Self::ForgetMarks, "forget-marks"),
-        (Self::ReleaseOnLeave, "release-on-leave"),
+        (Self::NoCrashHold, "no-crash-hold"),
         (Self::NoDrainingHold, "no-draining-hold"),
+        (Self::ReleaseOnLeave, "release-on-leave"),
+        (Self::PanicCompletes, "panic-completes"),
+        (Self::UnknownCompletes, "unknown-completes"),
+        (Self::EarlyAnswerCompletes, "early-answer-completes"),
+        (Self::UnknownStatusCompletes, "unknown-status-completes"),
+        (Self::ResendAfterBytes, "resend-after-bytes"),
+        (Self::FirstLineOnly, "first-line-only"),
+        (Self::KeyOfAnotherPath, "key-of-another-path"),
+        (Self::CacheDecides, "cache-decides"),
+        (Self::WaitersOutOfOrder, "waiters-out-of-order"),
         (Self::NoSecondCheck, "no-second-check"),
+        (Self::CleanUnsettled, "clean-unsettled"),
+        (Self::LateReadOverwrites, "late-read-overwrites"),
+        (Self::FailedCommitWedges, "failed-commit-wedges"),
+        (Self::NoLinger, "no-linger"),
+        (Self::FlushUnheard, "flush-unheard"),
+        (Self::EarlyData, "early-data"),
+        (Self::UpgradeIsRead, "upgrade-is-read"),
+        (Self::RulesInFlight, "rules-in-flight"),
+        (Self::ResetWithoutDrain, "reset-without-drain"),
+        (Self::GrantUndrained, "grant-undrained"),
+        (Self::ForgetLeases, "forget-leases"),
+        (Self::RepeatTokens, "repeat-tokens"),
+        (Self::ExpireEarly, "expire-early"),
+        (Self::LongBodyIsWhole, "long-body-is-whole"),
+        (Self::KeepStalledStream, "keep-stalled-stream"),
+        (Self::OneWindowForAll, "one-window-for-all"),
+        (Self::UncountedFrames, "uncounted-frames"),
+        (Self::ResendAfterFrames, "resend-after-frames"),
+        (Self::DropWake, "drop-wake"),
+        (Self::LoseReplies, "lose-replies"),
+        (Self::DropNotify, "drop-notify"),
+        (Self::UnverifiedTokens, "unverified-tokens"),
+        (Self::ExpiredTokens, "expired-tokens"),
+        (Self::TokensOfOtherKeys, "tokens-of-other-keys"),
+        (Self::KeysForEver, "keys-for-ever"),
     ];
+
+    /// Its name in `FENCEGATE_FAULT`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let known = Self::ALL.iter().find(|known| known.0 == self);
+        known.map_or("", |known| known.1)
+    }
+
+    /// The fault of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let known = Self::ALL.iter().find(|known| known.1 == name);
+        known.map(|known| known.0)
+    }
+}
+
+/// Whether the store is to be as small as it can be. No fault by itself: with the feature `faults`
+/// a test asks for it with `FENCEGATE_SMALL_STORE`, so that all of the store is soon at work.
+#[must_use]
+pub fn small_store() -> bool {
+    cfg!(feature = "faults") && std::env::var_os("FENCEGATE_SMALL_STORE").is_some()
 }
 
 /// Whether `fault` is planted in this process.
@@ -40,18 +174,91 @@ pub const fn planted(_fault: Fault) -> bool {
     false
 }
 
-/// Whether `fault` is planted in this process.
 #[cfg(feature = "faults")]
-#[must_use]
-pub fn planted(fault: Fault) -> bool {
+pub use planting::{Planted, plant, planted};
+
+#[cfg(feature = "faults")]
+mod planting {
+    use std::cell::Cell;
+    use std::marker::PhantomData;
     use std::sync::OnceLock;
-    static PLANTED: OnceLock<Option<Fault>> = OnceLock::new();
-    let planted = PLANTED.get_or_init(|| {
-        let name = std::env::var("FENCEGATE_FAULT").ok()?;
-        Fault::ALL
-            .iter()
-            .find(|known| known.1 == name)
-            .map(|known| known.0)
-    });
-    *planted == Some(fault)
+
+    use super::Fault;
+
+    thread_local! {
+        static IN_THREAD: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    fn in_process() -> Option<Fault> {
+        static IN_PROCESS: OnceLock<Option<Fault>> = OnceLock::new();
+        *IN_PROCESS.get_or_init(|| Fault::named(&std::env::var("FENCEGATE_FAULT").ok()?))
+    }
+
+    /// Whether `fault` is planted in this thread, or in this process.
+    #[must_use]
+    pub fn planted(fault: Fault) -> bool {
+        IN_THREAD.get() == Some(fault) || in_process() == Some(fault)
+    }
+
+    /// Plants a fault in this thread, for as long as what is returned lives.
+    ///
+    /// Of several that are planted one within the other, the innermost counts. Other threads don't
+    /// see it: a test whose work goes to threads of a runtime takes a runtime of one thread.
+    pub fn plant(fault: Fault) -> Planted {
+        Planted {
+            before: IN_THREAD.replace(Some(fault)),
+            of_this_thread: PhantomData,
+        }
+    }
+
+    /// A fault that is planted in this thread; dropped, it is taken out.
+    #[must_use = "a fault is taken out when this is dropped"]
+    #[derive(Debug)]
+    pub struct Planted {
+        before: Option<Fault>,
+        /// Dropped in another thread, it would take out what that one has planted.
+        of_this_thread: PhantomData<*const ()>,
+    }
+
+    impl Drop for Planted {
+        fn drop(&mut self) {
+            IN_THREAD.set(self.before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_found_again() {
+        for (fault, name) in Fault::ALL {
+            assert_eq!(fault.name(), *name);
+            assert_eq!(Fault::named(name), Some(*fault));
+        }
+        assert_eq!(Fault::named("no-such-fault"), None);
+    }
+
+    #[cfg(feature = "faults")]
+    #[test]
+    fn a_fault_is_planted_in_one_thread_and_taken_out() {
+        assert!(!planted(Fault::NoDrain));
+        let outer = plant(Fault::NoDrain);
+        {
+            let _inner = plant(Fault::NoLinger);
+            assert!(planted(Fault::NoLinger) && !planted(Fault::NoDrain));
+        }
+        assert!(planted(Fault::NoDrain));
+        let elsewhere = std::thread::spawn(|| planted(Fault::NoDrain));
+        assert!(!elsewhere.join().unwrap());
+        drop(outer);
+        assert!(!planted(Fault::NoDrain));
+    }
+
+    #[cfg(not(feature = "faults"))]
+    #[test]
+    fn nothing_is_planted_without_the_feature() {
+        assert!(Fault::ALL.iter().all(|known| !planted(known.0)));
+    }
 }

@@ -41,7 +41,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{FORWARDED, HOST};
+use http::header::{Entry, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use smallvec::SmallVec;
 use tower_layer::Layer;
@@ -90,6 +90,8 @@ pub struct Peer {
     address: Option<IpAddr>,
     text: Option<HeaderValue>,
     scheme: Scheme,
+    identity: Option<Arc<str>>,
+    speaks_for_others: bool,
 }
 
 impl Peer {
@@ -102,7 +104,35 @@ impl Peer {
             address,
             text: address.and_then(|address| HeaderValue::try_from(address.to_string()).ok()),
             scheme,
+            identity: None,
+            speaks_for_others: false,
         }
+    }
+
+    /// The same peer, proven to be `identity`.
+    #[must_use]
+    pub fn with_identity(mut self, identity: Option<Arc<str>>) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// The same peer, one of `trusted_proxies`, which may have been reached by another scheme.
+    #[must_use]
+    pub const fn speaking_for_others(mut self, speaks: bool) -> Self {
+        self.speaks_for_others = speaks;
+        self
+    }
+
+    /// Whom its certificate names, where it has shown one.
+    #[must_use]
+    pub const fn identity(&self) -> Option<&Arc<str>> {
+        self.identity.as_ref()
+    }
+
+    /// Whether a URI of this scheme can be one that was asked for here.
+    #[must_use]
+    pub fn is_reached_by(&self, scheme: &str) -> bool {
+        self.speaks_for_others || scheme.eq_ignore_ascii_case(self.scheme.as_str())
     }
 
     /// Its address.
@@ -190,28 +220,32 @@ fn remove_claims(headers: &mut HeaderMap) {
 }
 
 fn set_if_absent(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
-    if !headers.contains_key(name) {
-        // Fails only above 32,768 fields, which no codec lets through.
-        let _ = headers.try_insert(name, value);
+    // Fails only above 32,768 fields, which no codec lets through.
+    if let Ok(Entry::Vacant(vacant)) = headers.try_entry(name) {
+        let _ = vacant.try_insert(value);
     }
 }
 
 /// Appends `value` to the list in `name`, and makes one line of all.
 fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
-    let mut lines = headers.get_all(name).iter().peekable();
-    let value = if lines.peek().is_none() {
-        value.clone()
-    } else {
-        let mut list = Vec::with_capacity(128);
-        for line in lines.filter(|line| !line.is_empty()) {
-            list.extend_from_slice(line.as_bytes());
-            list.extend_from_slice(b", ");
+    // Fails only above 32,768 fields, which no codec lets through.
+    match headers.try_entry(name) {
+        Ok(Entry::Vacant(vacant)) => {
+            let _ = vacant.try_insert(value.clone());
         }
-        list.extend_from_slice(value.as_bytes());
-        // Legal values joined by legal bytes make a legal value.
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).unwrap_or_else(|_| value.clone())
-    };
-    let _ = headers.try_insert(name, value);
+        Ok(Entry::Occupied(mut lines)) => {
+            let mut list = Vec::with_capacity(128);
+            for line in lines.iter().filter(|line| !line.is_empty()) {
+                list.extend_from_slice(line.as_bytes());
+                list.extend_from_slice(b", ");
+            }
+            list.extend_from_slice(value.as_bytes());
+            // Legal values joined by legal bytes make a legal value.
+            let list = HeaderValue::from_maybe_shared(bytes::Bytes::from(list));
+            lines.insert(list.unwrap_or_else(|_| value.clone()));
+        }
+        Err(_) => {}
+    }
 }
 
 /// The element of `Forwarded` for this hop (RFC 7239, section 4).

@@ -2,10 +2,11 @@
 //! different ways is refused here, so that what is checked is what counts.
 //!
 //! - A `Connection` option that names a guarded field asks the next hop to delete it, on whichever
-//!   of several `Connection` lines it stands.
-//! - A field whose name equals a guarded one when `_` is read as `-` is the same field to servers
-//!   that follow CGI. For a token header the reason is `malformed-token`, since it is a second
-//!   token; for all others `bad-request`.
+//!   of several `Connection` lines it stands. One that is no token (RFC 9110, section 7.6.1), such
+//!   as `"fencing-token"` in quotes or `fencing-token;q=1`, may be read as that name elsewhere.
+//! - A field whose name differs from a guarded one only in `_`, `.` and their like in place of `-`
+//!   is the same field to servers that follow CGI. For a token header the reason is
+//!   `malformed-token`, since it is a second token; for all others `bad-request`.
 //! - `Host` must name one host, and agree with the target's authority (RFC 9112, section 3.2;
 //!   RFC 9113, section 8.3.1). What a host is, and when two are the same, is what it is in keys
 //!   ([`normalize_host`]); ports are the same when they are so after the scheme's default.
@@ -38,8 +39,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Uri, Version};
 
 use crate::key::host::{HostError, normalize_host, split_port};
-use crate::names::{self, Lengths, alike, elements, trim};
-use crate::{Reason, Refusal};
+use crate::names::{self, Lengths, alike, elements, is_token, trim};
+use crate::{Peer, Reason, Refusal};
 
 /// The fields from which decisions are made. A clone is a reference count.
 #[derive(Clone, Debug)]
@@ -137,6 +138,26 @@ pub fn check_target(method: &Method, uri: &Uri) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses a target in absolute form whose scheme is not that of the connection: `https` without
+/// TLS and `http` within it name a resource of another server (RFC 9110, section 7.4). A peer that
+/// speaks for others may have been reached by either, and a peer that is not known by any.
+///
+/// In HTTP/2 every target has a scheme, and proxies leave there what their client asked for.
+///
+/// # Errors
+///
+/// [`Reason::BadRequest`].
+pub fn check_scheme(version: Version, uri: &Uri, peer: Option<&Peer>) -> Result<(), Refusal> {
+    match (uri.scheme_str(), peer) {
+        (Some(scheme), Some(peer)) if version < Version::HTTP_2 && !peer.is_reached_by(scheme) => {
+            Err(bad(
+                "the target's scheme is not that of this connection; send the path alone",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a request that does not name exactly one host.
 ///
 /// # Errors
@@ -178,7 +199,16 @@ pub fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()
 /// [`Reason::BadRequest`].
 pub fn check_names(headers: &HeaderMap, guarded: &GuardedNames) -> Result<(), Refusal> {
     for line in headers.get_all(CONNECTION) {
+        // Nearly every line is one of these.
+        if matches!(line.as_bytes(), b"keep-alive" | b"close") {
+            continue;
+        }
         for option in elements(line.as_bytes()) {
+            if !is_token(option) {
+                return Err(bad(
+                    "Connection has an option that is no token; send names and commas alone",
+                ));
+            }
             if let Some(named) = guarded.alike(option) {
                 return Err(Refusal::new(
                     Reason::BadRequest,
@@ -191,10 +221,12 @@ pub fn check_names(headers: &HeaderMap, guarded: &GuardedNames) -> Result<(), Re
         }
     }
     for name in headers.keys() {
-        let Some(twin) = guarded.alike(name.as_str().as_bytes()) else {
+        let spelling = name.as_str().as_bytes();
+        // A guarded name itself is nobody's twin; to see that first spares comparing by letters.
+        if !guarded.lengths.may_hold(spelling) || guarded.contains(name) {
             continue;
-        };
-        if !guarded.contains(name) {
+        }
+        if let Some(twin) = guarded.alike(spelling) {
             let reason = if twin.token {
                 Reason::MalformedToken
             } else {
@@ -203,7 +235,7 @@ pub fn check_names(headers: &HeaderMap, guarded: &GuardedNames) -> Result<(), Re
             return Err(Refusal::new(
                 reason,
                 format!(
-                    "{name} is {} to servers that read _ as -; send {} alone",
+                    "{name} is {} to servers that make variables of names; send {} alone",
                     twin.name, twin.name
                 ),
             ));
@@ -344,9 +376,43 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_option_is_a_token() {
+        for option in [
+            "\"fencing-token\"",
+            "fencing-token;q=1",
+            "fencing-token=1",
+            "fencing token",
+            "fencing-token/1",
+            "(fencing-token)",
+            "\u{a0}fencing-token",
+            "\"close\"",
+            "close;q=0",
+        ] {
+            for value in [option.to_owned(), format!("keep-alive, {option}")] {
+                assert_eq!(
+                    put(&[("connection", value.as_bytes())]),
+                    Some(Reason::BadRequest),
+                    "{value}"
+                );
+            }
+        }
+        for value in [
+            "",
+            ",",
+            ", close,,\tx-a ,",
+            "Keep-Alive",
+            "x!#$%&'*+.^_`|~0",
+        ] {
+            assert_eq!(put(&[("connection", value.as_bytes())]), None, "{value}");
+        }
+    }
+
+    #[test]
     fn a_second_spelling_of_a_guarded_field_is_refused() {
         // T18
         for name in [
+            "fencing.token",
+            "Fencing!Token",
             "fencing_token",
             "Fencing_Token",
             "X_Fencing_Token",

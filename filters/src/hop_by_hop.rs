@@ -12,7 +12,8 @@
 //!   fields that it names.
 //! - `Upgrade` stays in an HTTP/1.1 request that asks for it in `Connection` too, and in the 101
 //!   and 426 that answer one, with `Connection: upgrade`. An upgrade to HTTP itself (`h2c`, `TLS`)
-//!   never stays: further requests would pass inside it, unseen.
+//!   never stays: further requests would pass inside it, unseen. Neither does what is no protocol
+//!   by its form.
 //! - `Via` is appended with the version in which the message was received (section 7.6.3).
 //!
 //! All other fields, and the order of lines with one name, are left as they are.
@@ -36,14 +37,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::header::{CONNECTION, TE, UPGRADE, VIA};
+use http::header::{CONNECTION, Entry, TE, UPGRADE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 use smallvec::SmallVec;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::names::elements;
+use crate::names::{elements, is_token};
 
 /// Applies [`HopByHop`].
 #[derive(Clone, Debug)]
@@ -159,15 +160,18 @@ pub fn upgrades(version: Version, headers: &HeaderMap) -> bool {
         && !upgrades_to_http(headers)
 }
 
-/// Whether any protocol in `Upgrade` would carry further HTTP requests.
+/// Whether any protocol in `Upgrade` would carry further HTTP requests, or is none by its form
+/// (RFC 9110, section 7.8), so that others may read it as one that does.
 fn upgrades_to_http(headers: &HeaderMap) -> bool {
     headers.get_all(UPGRADE).iter().any(|line| {
         elements(line.as_bytes()).any(|protocol| {
-            let name = protocol.split(|&byte| byte == b'/').next();
-            let name = name.unwrap_or_default().trim_ascii();
-            [&b"h2c"[..], b"h2", b"http", b"tls"]
-                .iter()
-                .any(|http| name.eq_ignore_ascii_case(http))
+            let mut parts = protocol.splitn(2, |&byte| byte == b'/');
+            let name = parts.next().unwrap_or_default();
+            !is_token(name)
+                || !parts.next().is_none_or(is_token)
+                || [&b"h2c"[..], b"h2", b"http", b"tls"]
+                    .iter()
+                    .any(|http| name.eq_ignore_ascii_case(http))
         })
     })
 }
@@ -220,10 +224,16 @@ impl Found {
 
     fn remove_from(self, headers: &mut HeaderMap, keep_upgrade: bool) {
         if self.connection {
-            // The lines have to outlive the fields that they name; a clone is a reference count.
-            let lines: SmallVec<[HeaderValue; 2]> =
-                headers.get_all(CONNECTION).iter().cloned().collect();
-            headers.remove(CONNECTION);
+            // The lines have to outlive the fields that they name.
+            let mut lines: SmallVec<[HeaderValue; 2]> = SmallVec::new();
+            // Fails only above 32,768 fields, which no codec lets through.
+            if let Ok(Entry::Occupied(connection)) = headers.try_entry(CONNECTION) {
+                let (_, all) = connection.remove_entry_mult();
+                // Nearly every line is one of these, and they name no field.
+                lines.extend(
+                    all.filter(|line| !matches!(line.as_bytes(), b"keep-alive" | b"close")),
+                );
+            }
             for option in lines.iter().flat_map(|line| elements(line.as_bytes())) {
                 remove_named(headers, option);
             }

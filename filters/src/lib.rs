@@ -10,6 +10,9 @@
 //! codec and no config files.
 
 pub mod claim;
+#[cfg(feature = "shuttle")]
+#[doc(hidden)]
+pub mod explore;
 pub mod fault;
 pub mod fence;
 pub mod forwarding;
@@ -17,6 +20,7 @@ pub mod guard;
 pub mod hop_by_hop;
 pub mod key;
 pub mod limits;
+pub mod lock;
 pub mod names;
 pub mod passage;
 pub mod policy;
@@ -24,8 +28,10 @@ pub mod problem;
 pub mod refusal;
 pub mod respond;
 pub mod route;
+pub mod signed;
 pub mod store;
 pub mod strip;
+mod sync;
 pub mod token;
 pub mod tokens;
 

@@ -15,21 +15,26 @@ pub static FENCING_OUTCOME: HeaderName = HeaderName::from_static("fencing-outcom
 /// What the fence would have decided in observe mode. Only ever sent by the gateway.
 pub static FENCING_DECISION: HeaderName = HeaderName::from_static("fencing-decision");
 
-/// A byte of a field name as CGI-like upstreams read it: they turn `-` into `_`, so that
-/// `Fencing_Token` and `Fencing-Token` become one variable.
+/// A byte of a field name as CGI-like upstreams read it. They turn `-` into `_`, and some of them
+/// every other character too that is neither letter nor digit, so that `Fencing_Token`,
+/// `Fencing.Token` and `Fencing-Token` become one variable.
 const fn folded(byte: u8) -> u8 {
     match byte {
-        b'_' => b'-',
-        _ => byte.to_ascii_lowercase(),
+        b'0'..=b'9' | b'a'..=b'z' => byte,
+        b'A'..=b'Z' => byte.to_ascii_lowercase(),
+        _ => b'-',
     }
 }
 
-/// Whether two names are one to an upstream that does not tell `_` from `-`.
+/// Whether two names are one to an upstream that tells only letters and digits apart.
+///
+/// From their ends: many names begin alike.
 pub(crate) fn alike(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len()
         && one
             .iter()
-            .zip(other)
+            .rev()
+            .zip(other.iter().rev())
             .all(|(&one, &other)| folded(one) == folded(other))
 }
 
@@ -62,6 +67,12 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|element| !element.is_empty())
 }
 
+/// Whether it is a token (RFC 9110, section 5.6.2): a name, and nothing else.
+pub(crate) fn is_token(text: &[u8]) -> bool {
+    let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(is_tchar)
+}
+
 /// `value` without the spaces and tabs around it: what HTTP calls optional white space, and
 /// nothing else (RFC 9110, section 5.6.3).
 pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
@@ -76,8 +87,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_alike_whatever_their_case_and_underscores() {
-        assert!(alike(b"Fencing_Token", b"fencing-token"));
+    fn names_are_alike_whatever_their_case_and_punctuation() {
+        for twin in [
+            &b"Fencing_Token"[..],
+            b"FENCING-TOKEN",
+            b"fencing.token",
+            b"Fencing!Token",
+        ] {
+            assert!(alike(twin, b"fencing-token"), "{twin:?}");
+        }
         assert!(!alike(b"fencing-tokens", b"fencing-token"));
         assert!(!alike(b"fencingxtoken", b"fencing-token"));
     }

@@ -1,5 +1,6 @@
 //! What the filters learn of one request, from the first of them to the access log.
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,13 +70,13 @@ pub struct Facts {
     /// The keys, where they could be made.
     pub keys: SmallVec<[KeyFact; 1]>,
     /// Why they could not: it matters only where the request is fenced.
-    pub key_error: Option<Refusal>,
+    pub key_error: Option<Box<Refusal>>,
     /// The token of the first key.
     pub token: Option<Token>,
     /// What is asked of the fence; `None` where the request is not fenced.
-    pub claim: Option<(Claim, Mode)>,
+    pub claim: Option<(Box<Claim>, Mode)>,
     /// What observing found before the fence was asked: a missing or malformed token or key.
-    pub would_refuse: Option<Refusal>,
+    pub would_refuse: Option<Box<Refusal>>,
     /// The admission, until the request is sent.
     pub admission: Option<Admission>,
     /// In observe mode, what the fence found.
@@ -108,11 +109,19 @@ impl Passage {
 }
 
 impl Facts {
+    /// The route, as it was registered with the router; `None` where none was found, or one of
+    /// another type.
+    #[must_use]
+    pub fn route_as<R: AsPolicy>(&self) -> Option<Arc<R>> {
+        let policy: Arc<dyn Any + Send + Sync> = Arc::<dyn AsPolicy>::clone(self.policy.as_ref()?);
+        policy.downcast().ok()
+    }
+
     /// The refusal that enforcing would have answered, where the request is only observed.
     #[must_use]
     pub fn would_refuse(&self) -> Option<&Refusal> {
         self.would_refuse
-            .as_ref()
+            .as_deref()
             .or_else(|| self.observation.as_deref()?.would_refuse())
     }
 }

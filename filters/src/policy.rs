@@ -1,13 +1,16 @@
 //! What a route demands of the requests that it takes.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderName, Method, StatusCode};
 
+use crate::fault::{self, Fault};
 use crate::fence::Drain;
 use crate::key::KeyRules;
 use crate::names;
+use crate::signed::Verifier;
 
 /// Which requests are fenced (`fence.require`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,16 @@ pub enum Holder {
     Bind,
 }
 
+/// Where the holder's name comes from (`fence.holder_from`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HolderFrom {
+    /// The header `Fencing-Holder`.
+    #[default]
+    Header,
+    /// The certificate of the peer: [`Peer::identity`](crate::Peer::identity).
+    Certificate,
+}
+
 /// The fence of one route.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -60,8 +73,12 @@ pub struct Policy {
     pub safe_methods: Arc<[Method]>,
     /// The names under which the token may come, lower-case.
     pub token_headers: Arc<[HeaderName]>,
+    /// Who verifies tokens, where only signed ones are taken.
+    pub signed: Option<Arc<dyn Verifier>>,
     /// What is done with the holder's name.
     pub holder: Holder,
+    /// Where the holder's name comes from.
+    pub holder_from: HolderFrom,
     /// The largest advance of the counter within one epoch.
     pub max_advance: Option<u64>,
     /// Whether a new epoch is allowed where `max_advance` is set.
@@ -91,7 +108,9 @@ impl Policy {
                 .filter_map(|method| method.parse().ok())
                 .collect(),
             token_headers: [names::FENCING_TOKEN.clone(), names::X_FENCING_TOKEN.clone()].into(),
+            signed: None,
             holder: Holder::Ignore,
+            holder_from: HolderFrom::Header,
             max_advance: None,
             new_epochs: true,
             drain: Drain::default(),
@@ -103,12 +122,13 @@ impl Policy {
     /// Whether a request is a write: whatever is not safe, and whatever asks to be upgraded.
     #[must_use]
     pub fn is_write(&self, method: &Method, upgrade: bool) -> bool {
+        let upgrade = upgrade && !fault::planted(Fault::UpgradeIsRead);
         upgrade || !self.safe_methods.contains(method)
     }
 }
 
 /// What is registered with a route and holds its policy.
-pub trait AsPolicy: Send + Sync + 'static {
+pub trait AsPolicy: Any + Send + Sync {
     /// The policy.
     fn policy(&self) -> &Policy;
 }
@@ -125,5 +145,18 @@ impl fmt::Display for Mode {
             Self::Enforce => "enforce",
             Self::Observe => "observe",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_upgraded_is_a_write_whatever_its_method() {
+        let policy = Policy::new("r", KeyRules::single("n", "{path}").unwrap());
+        assert!(!policy.is_write(&Method::GET, false));
+        assert!(policy.is_write(&Method::GET, true));
+        assert!(policy.is_write(&Method::PUT, false));
     }
 }

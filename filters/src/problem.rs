@@ -193,6 +193,8 @@ struct Problem<'a> {
     token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mark: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<&'a str>,
 }
 
 fn json(refusal: &Refusal, rendering: &Rendering) -> Bytes {
@@ -209,6 +211,7 @@ fn json(refusal: &Refusal, rendering: &Rendering) -> Bytes {
         key: refusal.key.as_ref().map(crate::Key::as_str),
         token: refusal.token.map(|token| token.to_string()),
         mark: rendering.mark(refusal).map(|mark| mark.to_string()),
+        holder: refusal.holder.as_deref(),
     };
     // Strings and numbers always have a JSON form, so there is no error to report.
     serde_json::to_vec(&problem).unwrap_or_default().into()

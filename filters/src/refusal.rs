@@ -80,6 +80,10 @@ reasons! {
     HolderMismatch = "holder-mismatch", CONFLICT, 10, "Fencing token held by another holder";
     /// The request was in flight and was cut by a newer token.
     Superseded = "superseded", CONFLICT, 10, "Superseded by a newer fencing token";
+    /// Somebody else holds the lock.
+    LockHeld = "lock-held", CONFLICT, 10, "Lock held by another holder";
+    /// The lock was released, has expired, or was overtaken.
+    LockLost = "lock-lost", CONFLICT, 10, "Lock lost";
     /// A write without a token.
     TokenRequired = "token-required", PRECONDITION_REQUIRED, 9, "Fencing token required";
     /// A token header that is not one token.
@@ -92,6 +96,10 @@ reasons! {
     BadRequest = "bad-request", BAD_REQUEST, 3, "Bad request";
     /// A route with `deny: true`, or a caller who may not.
     Forbidden = "forbidden", FORBIDDEN, 7, "Forbidden";
+    /// A signed token that does not verify, no longer counts, or is for another key.
+    BadSignature = "bad-signature", FORBIDDEN, 7, "Fencing token not verified";
+    /// The token is above every one that was issued for the key.
+    UnknownToken = "unknown-token", FORBIDDEN, 7, "Fencing token was never issued";
     /// The token advances the mark by more than `fence.max_advance` allows.
     JumpTooLarge = "jump-too-large", FORBIDDEN, 7, "Fencing token advances too far";
     /// No route matches.
@@ -106,6 +114,8 @@ reasons! {
     NotImplemented = "not-implemented", NOT_IMPLEMENTED, 12, "Not implemented";
     /// The body is above `limits.body`.
     BodyTooLarge = "body-too-large", PAYLOAD_TOO_LARGE, 8, "Body too large";
+    /// The body of a call to the gateway's own APIs is not JSON, or is encoded.
+    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, 3, "Unsupported media type";
     /// The request target is above `limits.header_bytes`.
     UriTooLong = "uri-too-long", URI_TOO_LONG, 8, "Request target too long";
     /// The header is above `limits.header_bytes` or `limits.header_count`.
@@ -143,6 +153,8 @@ pub struct Refusal {
     pub token: Option<Token>,
     /// The mark that the token was compared with.
     pub mark: Option<Token>,
+    /// Who holds the lock that was asked for.
+    pub holder: Option<Arc<str>>,
     /// When it is worth trying again.
     pub retry_after: Option<Duration>,
     /// The methods that the target has, where the method was refused and they are known
@@ -160,6 +172,7 @@ impl Refusal {
             key: None,
             token: None,
             mark: None,
+            holder: None,
             retry_after: (reason.status() == StatusCode::SERVICE_UNAVAILABLE)
                 .then_some(Duration::from_secs(1)),
             allow: None,

@@ -203,7 +203,7 @@ mod tests {
     fn what_would_be_refused_is_told() {
         let mut request = Request::new(());
         let would = Refusal::new(Reason::TokenRequired, "x");
-        Passage::of(&mut request).facts().would_refuse = Some(would);
+        Passage::of(&mut request).facts().would_refuse = Some(Box::new(would));
         let inner = answer(|_: Request<()>| Response::new(Full::new(Bytes::new())));
         let response = call(inner, request);
         assert_eq!(response.status(), StatusCode::OK);

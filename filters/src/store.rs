@@ -32,17 +32,23 @@ pub struct Record {
     /// Whether an older write was in flight or unsettled when the mark was raised: after a crash
     /// its drain may not have ended.
     pub draining: bool,
+    /// How often the mark has been reset: of two records the one that was reset more often is the
+    /// newer, whatever their marks are.
+    pub resets: u64,
 }
 
 impl Record {
-    /// Merges a record of the same key into this one: the higher mark wins, then the one that is
-    /// bound.
+    /// Merges a record of the same key into this one: the one that was reset more often wins, then
+    /// the higher mark, then the one that is bound.
+    ///
+    /// So a reset is the one thing that lowers a mark, in whatever order records come, and what was
+    /// raised before it never undoes it.
     ///
     /// Of two that are equal in both, this one stays, but `draining` is set if either has it:
     /// holding back once too often after a crash is safe. So merging a record twice, or an older
     /// one late, changes nothing.
     pub fn merge(&mut self, other: Self) {
-        match other.mark.cmp(&self.mark) {
+        match (other.resets, other.mark).cmp(&(self.resets, self.mark)) {
             Ordering::Less => {}
             Ordering::Greater => *self = other,
             Ordering::Equal => {
@@ -55,7 +61,7 @@ impl Record {
     }
 }
 
-/// One raised or newly bound mark, to be made durable.
+/// One raised, newly bound or reset mark, to be made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raise {
     /// The key.

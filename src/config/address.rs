@@ -2,7 +2,11 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
+
+/// What the system has room for.
+const MAX_SOCKET_PATH: usize = 107;
 
 /// A host and a port.
 ///
@@ -130,6 +134,8 @@ pub enum BadAddress {
     NoPort,
     /// The port is not a number from 0 to 65535.
     Port,
+    /// The path of a unix socket is not absolute, or too long.
+    Socket,
 }
 
 impl fmt::Display for BadAddress {
@@ -139,17 +145,71 @@ impl fmt::Display for BadAddress {
             Self::Brackets => "an IPv6 address needs brackets, as in [::1]:8080",
             Self::NoPort => "the port is missing",
             Self::Port => "the port is not a number from 0 to 65535",
+            Self::Socket => {
+                "a unix socket needs an absolute path of at most 107 bytes, as in unix:/run/x.sock"
+            }
         })
     }
 }
 
 impl std::error::Error for BadAddress {}
 
+/// The path after `unix:`; `None` where the text begins otherwise.
+fn socket_path(text: &str) -> Option<Result<PathBuf, BadAddress>> {
+    let path = text.strip_prefix("unix:")?;
+    let legal = path.starts_with('/') && path.len() <= MAX_SOCKET_PATH && !path.contains('\0');
+    Some(match legal {
+        true => Ok(PathBuf::from(path)),
+        false => Err(BadAddress::Socket),
+    })
+}
+
+/// Where clients are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// TCP.
+    Tcp(Address),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Whether each bind of it gives another address.
+    #[must_use]
+    pub const fn is_free_choice(&self) -> bool {
+        matches!(self, Self::Tcp(address) if address.port == 0)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = BadAddress;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match socket_path(text) {
+            Some(path) => path.map(Self::Unix),
+            None => text.parse().map(Self::Tcp),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// Where an upstream is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Url {
     /// HTTP over TCP.
     Http(Address),
+    /// HTTP over TLS over TCP.
+    Https(Address),
+    /// HTTP over a unix socket.
+    Unix(PathBuf),
     /// The small object store within the process, to try things on.
     BuiltinObjects,
 }
@@ -158,6 +218,8 @@ impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(address) => write!(f, "http://{address}"),
+            Self::Https(address) => write!(f, "https://{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::BuiltinObjects => f.write_str("builtin:objects"),
         }
     }
@@ -170,11 +232,14 @@ impl FromStr for Url {
         if text == "builtin:objects" {
             return Ok(Self::BuiltinObjects);
         }
-        let scheme = text.get(..7).unwrap_or_default();
-        if !scheme.eq_ignore_ascii_case("http://") {
+        if let Some(path) = socket_path(text) {
+            return path.map(Self::Unix).map_err(BadUrl::Socket);
+        }
+        let (scheme, rest) = text.split_once("://").ok_or(BadUrl::Scheme)?;
+        let secure = scheme.eq_ignore_ascii_case("https");
+        if !secure && !scheme.eq_ignore_ascii_case("http") {
             return Err(BadUrl::Scheme);
         }
-        let rest = text.get(7..).unwrap_or_default();
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
         if authority.contains('@') {
@@ -183,19 +248,25 @@ impl FromStr for Url {
         if !matches!(tail, "" | "/") {
             return Err(BadUrl::Path);
         }
-        let address = Address::parse(authority, Some(80)).map_err(BadUrl::Address)?;
+        let default = if secure { 443 } else { 80 };
+        let address = Address::parse(authority, Some(default)).map_err(BadUrl::Address)?;
         if address.port == 0 {
             return Err(BadUrl::Address(BadAddress::Port));
         }
-        Ok(Self::Http(address))
+        Ok(match secure {
+            true => Self::Https(address),
+            false => Self::Http(address),
+        })
     }
 }
 
 /// Why a text is no URL of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadUrl {
-    /// Not `http://`.
+    /// None that is known.
     Scheme,
+    /// What is wrong with the path of a socket.
+    Socket(BadAddress),
     /// A name or a password before the host.
     UserInfo,
     /// A path, a query or a fragment.
@@ -207,7 +278,10 @@ pub enum BadUrl {
 impl fmt::Display for BadUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Scheme => f.write_str("expected http://HOST[:PORT] or builtin:objects"),
+            Self::Scheme => f.write_str(
+                "expected http://HOST[:PORT], https://HOST[:PORT], unix:/PATH or builtin:objects",
+            ),
+            Self::Socket(error) => error.fmt(f),
             Self::UserInfo => f.write_str(
                 "a URL carries no user name or password; set a header in upstream.headers instead",
             ),
@@ -290,6 +364,9 @@ mod tests {
             ("http://a?b", Err(BadUrl::Path)),
             ("http://a#", Err(BadUrl::Path)),
             ("http://", Err(BadUrl::Address(BadAddress::Host))),
+            ("https://a", Ok("https://a:443")),
+            ("unix:/run/x", Ok("unix:/run/x")),
+            ("unix:x", Err(BadUrl::Socket(BadAddress::Socket))),
             ("http://a:0", Err(BadUrl::Address(BadAddress::Port))),
         ] {
             let url = text.parse::<Url>().map(|url| url.to_string());

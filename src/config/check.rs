@@ -1,17 +1,20 @@
 //! What only shows when the parts of a config are looked at together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::address::Url;
-use super::choice::{Body, NewEpochs, Require};
+use super::address::{Endpoint, Url};
+use super::choice::{Body, ClientAuth, HolderFrom, NewEpochs, Require, Trust};
 use super::decode::Decoder;
-use super::model::{Config, Route};
+use super::model::{Config, Route, Tls};
 use super::problem::{Position, Problem, Spanned, quoted};
 use super::tree::{Kind, Node};
 
 /// The longest name of a route, an upstream or a namespace, in bytes.
 const MAX_NAME: usize = 64;
+
+/// How long before a certificate expires that is warned of, in days.
+const SOON_DAYS: i64 = 14;
 
 /// Reports what makes the parts of the config unfit for each other.
 pub(super) fn check(d: &mut Decoder<'_>, root: &Node, config: &Config) {
@@ -40,6 +43,7 @@ pub(super) fn check(d: &mut Decoder<'_>, root: &Node, config: &Config) {
             d.problem(&at, "body: spool needs a limits.body that is not none");
         }
         token_headers(d, config, route);
+        trust(d, config, route);
     }
 }
 
@@ -65,10 +69,16 @@ fn at_least_one(d: &mut Decoder<'_>, root: &Node) {
 }
 
 fn addresses(d: &mut Decoder<'_>, config: &Config) {
-    let listeners = config.listeners.iter().map(|listener| &listener.address);
-    let all = listeners.chain(config.admin.iter().map(|admin| &admin.address));
-    let mut seen: Vec<&Spanned<super::Address>> = Vec::new();
-    for address in all.filter(|address| address.value.port() != 0) {
+    let of_listener = |one: &super::Listener| one.address.clone();
+    let tcp = |address: &Spanned<super::Address>| {
+        Spanned::new(Endpoint::Tcp(address.value.clone()), address.at.clone())
+    };
+    let all = config.listeners.iter().map(of_listener);
+    let all = all
+        .chain(config.admin.iter().map(|one| tcp(&one.address)))
+        .chain(config.locks.iter().map(|one| tcp(&one.address)));
+    let mut seen: Vec<Spanned<Endpoint>> = Vec::new();
+    for address in all.filter(|address| !address.value.is_free_choice()) {
         match seen.iter().find(|first| first.value == address.value) {
             Some(first) => {
                 let message = format!(
@@ -80,15 +90,34 @@ fn addresses(d: &mut Decoder<'_>, config: &Config) {
             None => seen.push(address),
         }
     }
-    if let Some(admin) = &config.admin
-        && !admin.address.value.is_loopback()
-        && admin.tokens.is_empty()
-        && !admin.insecure
-    {
-        let message = "others than this machine reach this address: it needs admin.tokens, or \
-                       admin.insecure: true";
-        d.problem(&admin.address.at, message);
+    for listener in &config.listeners {
+        if listener.proxy_protocol && config.trusted_proxies.is_empty() {
+            let message = "proxy_protocol lets in nobody where trusted_proxies is empty";
+            d.problem(&listener.address.at, message);
+        }
     }
+    let proven = |tls: &Option<Tls>| tls.as_ref().is_some_and(requires_certificates);
+    let admin = config.admin.as_ref().map(|admin| {
+        let open = admin.tokens.is_empty() && !proven(&admin.tls) && !admin.insecure;
+        ("admin", &admin.address, open)
+    });
+    let locks = config.locks.as_ref().map(|locks| {
+        let open = locks.tokens.is_empty() && !proven(&locks.tls) && !locks.insecure;
+        ("locks", &locks.address, open)
+    });
+    for (section, address, open) in admin.into_iter().chain(locks) {
+        if !address.value.is_loopback() && open {
+            let message = format!(
+                "others than this machine reach this address: it needs {section}.tokens, \
+                 {section}.tls that requires certificates of clients, or {section}.insecure: true"
+            );
+            d.problem(&address.at, message);
+        }
+    }
+}
+
+fn requires_certificates(tls: &Tls) -> bool {
+    tls.server.client_auth() == ClientAuth::Required
 }
 
 fn upstream_names(d: &mut Decoder<'_>, root: &Node) {
@@ -119,13 +148,23 @@ fn upstream(d: &mut Decoder<'_>, root: &Node, route: &Route) {
         return;
     };
     if !entries.iter().any(|entry| entry.key == name.value) {
-        let known: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        let known = entries.iter().map(|entry| entry.key.escape_debug());
+        let known: Vec<String> = known.map(|name| name.to_string()).collect();
         let message = format!(
             "there is no upstream {}; there is {}",
             quoted(&name.value),
             known.join(", ")
         );
         d.problem(&name.at, message);
+    }
+}
+
+/// Without a lock service nothing is issued.
+fn trust(d: &mut Decoder<'_>, config: &Config, route: &Route) {
+    if route.fence.trust.value == Trust::Issued && config.locks.is_none() {
+        let message = "trust: issued takes the tokens of this gateway's lock service: it needs the \
+                       section locks";
+        d.problem(&route.fence.trust.at, message);
     }
 }
 
@@ -178,6 +217,22 @@ pub(super) fn warnings(file: &Path, config: &Config) -> Vec<Problem> {
         }
     }
     let fenced = |route: &Route| route.fence.require != Require::Never;
+    if config.locks.is_some() {
+        let trusting = |route: &&Route| fenced(route) && route.fence.trust.value == Trust::Any;
+        for route in config
+            .routes
+            .iter()
+            .filter(|route| !route.deny)
+            .filter(trusting)
+        {
+            let message = format!(
+                "route {} takes tokens that this gateway's lock service has not issued, so that a \
+                 client that makes one up locks out whoever holds the lock; trust: issued does not",
+                route.name.value
+            );
+            out.push(Problem::new(file, &route.fence.trust.at, message));
+        }
+    }
     for routes in resources.values() {
         let Some((first, _)) = routes.iter().find(|(route, _)| fenced(route)) else {
             continue;
@@ -206,19 +261,91 @@ pub(super) fn warnings(file: &Path, config: &Config) -> Vec<Problem> {
             out.push(Problem::new(file, &route.name.at, message));
         }
     }
+    certificates(file, config, &mut out);
     super::problem::sort(&mut out);
     out
 }
 
-/// What an upstream's name stands for. Two upstreams with one address are one resource; two object
-/// stores within the process are two.
+/// Certificates that count no more, or soon will not, and routes that ask for what no listener does.
+fn certificates(file: &Path, config: &Config, out: &mut Vec<Problem>) {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    let of_listeners = config.listeners.iter().filter_map(|one| one.tls.as_ref());
+    let of_admin = config.admin.iter().filter_map(|admin| admin.tls.as_ref());
+    let of_locks = config.locks.iter().filter_map(|locks| locks.tls.as_ref());
+    for tls in of_listeners.clone().chain(of_admin).chain(of_locks) {
+        let Some(validity) = tls.server.validity() else {
+            continue;
+        };
+        let days = (validity.to - now).div_euclid(24 * 60 * 60);
+        let what = if validity.to < now {
+            "has expired".to_owned()
+        } else if validity.from > now {
+            "is not valid yet".to_owned()
+        } else if days < SOON_DAYS {
+            format!("expires in {days} days")
+        } else {
+            continue;
+        };
+        let message = format!("the certificate {} {what}", tls.cert.value.display());
+        out.push(Problem::new(file, &tls.cert.at, message));
+    }
+    let asks = |tls: &Tls| tls.server.client_auth() != ClientAuth::None;
+    if of_listeners.clone().any(asks) {
+        return;
+    }
+    for route in &config.routes {
+        if route.fence.holder_from == HolderFrom::ClientCert {
+            let message = "holder_from: client_cert refuses everything where no listener asks \
+                           for certificates of clients";
+            out.push(Problem::new(file, &route.name.at, message));
+        }
+    }
+}
+
+/// What an upstream's name stands for: the first of those that are reached at one of its addresses,
+/// or at one of theirs. Upstreams that share an address are one resource; two object stores within
+/// the process are two.
 fn resource(config: &Config, name: &str) -> String {
-    let urls = config
-        .upstreams
-        .get(name)
-        .map(|upstream| upstream.urls.as_slice());
-    match urls {
-        Some([url, ..]) if matches!(url.value, Url::Http(_)) => url.value.to_string(),
-        _ => name.to_owned(),
+    let mut names = BTreeSet::from([name]);
+    loop {
+        let known = names.len();
+        let urls: Vec<&Url> = (names.iter())
+            .filter_map(|name| config.upstreams.get(*name))
+            .flat_map(|upstream| upstream.urls.iter().map(|url| &url.value))
+            .filter(|url| **url != Url::BuiltinObjects)
+            .collect();
+        let sharing = config.upstreams.iter().filter(|(_, upstream)| {
+            let mut theirs = upstream.urls.iter();
+            theirs.any(|url| urls.contains(&&url.value))
+        });
+        names.extend(sharing.map(|(name, _)| name.as_str()));
+        if names.len() == known {
+            return names.first().copied().unwrap_or(name).to_owned();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::Config;
+
+    #[test]
+    fn names_that_are_listed_can_not_mislead_a_terminal() {
+        let text = "
+listeners: [{ address: 127.0.0.1:8080 }]
+upstreams: { \"ob\\x1b[2Jts\": { urls: ['builtin:objects'] } }
+routes: [{ name: objects, path: '/objects/{id}', upstream: objects, fence: { key: '{id}' } }]
+";
+        let problems = Config::parse(text, Path::new("config.yaml"), &|_| None).unwrap_err();
+        let said = problems.to_string();
+        assert!(said.contains("there is ob\\u{1b}[2Jts"), "{said}");
+        assert!(
+            !said.chars().any(|char| char.is_control() && char != '\n'),
+            "{said}"
+        );
     }
 }

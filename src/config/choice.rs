@@ -84,12 +84,46 @@ choice! {
 }
 
 choice! {
+    /// Whose tokens may raise a mark.
+    Trust {
+        /// Everybody's.
+        Any = "any",
+        /// Those that this gateway's lock service has issued.
+        Issued = "issued",
+        /// Those that carry the signature of a known key.
+        Signed = "signed",
+    }
+}
+
+choice! {
     /// What is done with the holder.
     Holder {
         /// Nothing.
         Ignore = "ignore",
         /// The mark is bound to it.
         Bind = "bind",
+    }
+}
+
+choice! {
+    /// Where the holder's name comes from.
+    HolderFrom {
+        /// The header `Fencing-Holder`.
+        Header = "header",
+        /// The client's certificate.
+        ClientCert = "client_cert",
+    }
+}
+
+choice! {
+    /// What a listener asks of clients.
+    ClientAuth {
+        /// Nothing.
+        None = "none",
+        /// A certificate, if they have one.
+        Optional = "optional",
+        /// A certificate.
+        Required = "required",
     }
 }
 

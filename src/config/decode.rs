@@ -4,19 +4,27 @@
 //! still looked at. Nobody sees the replacement: a config with problems is not handed out.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::choice::Choice;
 use super::expand::Env;
-use super::problem::{Position, Reporter, Spanned, quoted};
+use super::problem::{Position, Problem, Reporter, Spanned, quoted};
 use super::scalar::{self, ONE_YEAR};
 use super::tree::{Entry, Kind, Node, Scalar};
+use crate::signed::KeySet;
 
 /// Reads typed values out of nodes.
 pub(super) struct Decoder<'a> {
     pub(super) reporter: Reporter<'a>,
     pub(super) env: Env<'a>,
+    /// The files that were read besides.
+    pub(super) files: Vec<PathBuf>,
+    /// The keys that they have; `None` where they are broken.
+    pub(super) key_sets: BTreeMap<PathBuf, Option<Arc<KeySet>>>,
+    /// What is odd about them.
+    pub(super) warnings: Vec<Problem>,
 }
 
 impl<'a> Decoder<'a> {
@@ -24,6 +32,9 @@ impl<'a> Decoder<'a> {
         Self {
             reporter: Reporter::new(file),
             env,
+            files: Vec::new(),
+            key_sets: BTreeMap::new(),
+            warnings: Vec::new(),
         }
     }
 

@@ -48,22 +48,25 @@ mod rules;
 mod scalar;
 mod secret;
 mod sections;
+mod signed;
+mod tls;
 mod tree;
 mod unsupported;
 mod upstream;
 
-pub use address::{Address, BadAddress, BadUrl, Url};
+pub use address::{Address, BadAddress, BadUrl, Endpoint, Url};
 pub use choice::{
-    Access, Body, Case, Holder, Level, LogFormat, Mode, NewEpochs, OnTimeout, PathRules, Require,
-    Uploads, When,
+    Access, Body, Case, ClientAuth, Holder, HolderFrom, Level, LogFormat, Mode, NewEpochs,
+    OnTimeout, PathRules, Require, Trust, Uploads, When,
 };
 pub use cidr::{BadCidr, Cidr};
 pub use model::{
-    Admin, Config, Drain, Fence, KeyRule, Limits, Listener, Log, Pool, Route, Shutdown, Store,
-    Timeouts, Upstream, UpstreamHeader,
+    Admin, Config, Drain, Fence, Health, KeyRule, Limits, Listener, Locks, Log, Pool, Route,
+    Shutdown, Store, Timeouts, Tls, Upstream, UpstreamHeader, UpstreamTls,
 };
 pub use problem::{Position, Problem, Problems, Spanned};
 pub use rules::rules;
+pub(crate) use scalar::duration as parse_duration;
 pub use secret::{Secret, TokenHash};
 
 use crate::route::RouteTable;
@@ -78,7 +81,8 @@ const MAX_FILE: u64 = 1024 * 1024;
 pub struct Loaded {
     /// The config.
     pub config: Config,
-    /// What is legal and most likely not meant, in the order of the file.
+    /// What is legal and most likely not meant, in the order of the file, and then of the files
+    /// that it names.
     pub warnings: Vec<Problem>,
 }
 
@@ -112,15 +116,17 @@ impl Config {
     ) -> Result<Loaded, Problems> {
         let mut decoder = Decoder::new(file, env);
         let config = decode(&mut decoder, text, env);
+        let odd = std::mem::take(&mut decoder.warnings);
         let mut problems = decoder.reporter.into_problems();
         if let Some(config) = &config {
             add_template_problems(&mut problems, config, file);
         }
         match config {
-            Some(config) if problems.is_empty() => Ok(Loaded {
-                warnings: check::warnings(file, &config),
-                config,
-            }),
+            Some(config) if problems.is_empty() => {
+                let mut warnings = check::warnings(file, &config);
+                warnings.extend(odd);
+                Ok(Loaded { config, warnings })
+            }
             _ => Err(Problems::new(problems)),
         }
     }
@@ -133,8 +139,10 @@ fn add_template_problems(problems: &mut Vec<Problem>, config: &Config, file: &Pa
         return;
     };
     for problem in found.as_slice() {
-        let place = |one: &Problem| (one.line, one.column);
-        if !problems.iter().any(|known| place(known) == place(problem)) {
+        let same = |known: &Problem| {
+            (known.line, known.column) == (problem.line, problem.column) && known.file == file
+        };
+        if !problems.iter().any(same) {
             problems.push(problem.clone());
         }
     }
@@ -149,7 +157,8 @@ fn decode(d: &mut Decoder<'_>, text: &str, env: Env<'_>) -> Option<Config> {
     }
     expand::expand(&mut root, env, &mut d.reporter);
     unsupported::cut(&mut root, &mut d.reporter);
-    let config = sections::config(d, &root);
+    let mut config = sections::config(d, &root);
+    config.files = std::mem::take(&mut d.files);
     check::check(d, &root, &config);
     Some(config)
 }

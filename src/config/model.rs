@@ -5,18 +5,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use http::{HeaderName, Method};
 
-use super::address::{Address, Url};
+use super::address::{Address, Endpoint, Url};
 use super::choice::{
-    Access, Body, Case, Holder, Level, LogFormat, Mode, NewEpochs, OnTimeout, PathRules, Require,
-    Uploads, When,
+    Access, Body, Case, Holder, HolderFrom, Level, LogFormat, Mode, NewEpochs, OnTimeout,
+    PathRules, Require, Trust, Uploads, When,
 };
 use super::cidr::Cidr;
 use super::problem::Spanned;
 use super::secret::{Secret, TokenHash};
+use crate::signed::JwsVerifier;
+use crate::tls::{ClientTls, ServerTls};
 
 /// The whole config.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub struct Config {
     pub forwarded: bool,
     /// The listener for health, metrics and keys, if there is one.
     pub admin: Option<Admin>,
+    /// `None`: there is no lock service.
+    pub locks: Option<Locks>,
     /// Where marks are kept.
     pub store: Store,
     /// What is behind the fence, by name; at least one.
@@ -43,13 +49,28 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What is logged.
     pub log: Log,
+    /// The files that were read besides: certificates, keys and secrets.
+    pub files: Vec<PathBuf>,
 }
 
 /// An address on which clients are accepted.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// Host and port.
-    pub address: Spanned<Address>,
+    /// Host and port, or a unix socket.
+    pub address: Spanned<Endpoint>,
+    /// How clients are spoken to in secret; `None`: they are not.
+    pub tls: Option<Tls>,
+    /// Whether clients come by a proxy that says so in a PROXY header (version 2).
+    pub proxy_protocol: bool,
+}
+
+/// What a listener has for TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The file of its certificate.
+    pub cert: Spanned<PathBuf>,
+    /// What was made of its files.
+    pub server: ServerTls,
 }
 
 /// The admin listener.
@@ -59,6 +80,23 @@ pub struct Admin {
     pub address: Spanned<Address>,
     /// The hashes of the bearer tokens that are let in; empty: no token is asked for.
     pub tokens: Vec<TokenHash>,
+    /// As that of a listener.
+    pub tls: Option<Tls>,
+    /// Whether an address that others reach is meant to be open to all of them.
+    pub insecure: bool,
+}
+
+/// The lock service and its listener.
+#[derive(Clone, Debug)]
+pub struct Locks {
+    /// Host and port; loopback unless `tokens` or `insecure` says otherwise.
+    pub address: Spanned<Address>,
+    /// Whether a grant raises the mark, and is told only when older writes have drained.
+    pub fence_on_grant: bool,
+    /// The hashes of the bearer tokens that are let in; empty: no token is asked for.
+    pub tokens: Vec<TokenHash>,
+    /// As that of a listener.
+    pub tls: Option<Tls>,
     /// Whether an address that others reach is meant to be open to all of them.
     pub insecure: bool,
 }
@@ -77,8 +115,13 @@ pub struct Store {
 /// A resource behind the fence.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// Where it is reached; exactly one.
+    /// Where it is reached; at least one, all different. An object store within the process is the
+    /// only one.
     pub urls: Vec<Spanned<Url>>,
+    /// How that is done by `https`; `None` where no URL asks for it.
+    pub tls: Option<UpstreamTls>,
+    /// Whether it is spoken to in HTTP/2.
+    pub http2: bool,
     /// The longest wait for a connection.
     pub connect_timeout: Duration,
     /// The longest wait from the last byte of the request to the head of the response, and between
@@ -98,6 +141,35 @@ pub struct Upstream {
     pub pool: Pool,
     /// Whether field names are sent in the case in which the client wrote them.
     pub preserve_header_case: bool,
+    /// How its addresses are asked whether they are well, if they are.
+    pub health: Option<Health>,
+}
+
+/// How the addresses of an upstream are asked whether they are well.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// What is asked for by GET.
+    pub path: PathAndQuery,
+    /// How often, and how long an answer may take.
+    pub interval: Duration,
+}
+
+/// What is asked of an upstream, and shown to it.
+#[derive(Clone, Debug)]
+pub struct UpstreamTls {
+    /// Made of the files, and the `server_name` where one is given.
+    pub client: ClientTls,
+}
+
+impl UpstreamTls {
+    /// For the host of one URL, unless there is a `server_name`.
+    #[must_use]
+    pub fn for_host(&self, host: &str) -> Option<ClientTls> {
+        match self.client.is_named() {
+            true => Some(self.client.clone()),
+            false => self.client.named(host),
+        }
+    }
 }
 
 /// A field that is set on every request to an upstream.
@@ -160,6 +232,12 @@ pub struct Fence {
     pub forward_token: bool,
     /// Whether a mark is bound to the holder that raised it.
     pub holder: Holder,
+    /// Whose tokens may raise a mark, and where that stands.
+    pub trust: Spanned<Trust>,
+    /// What verifies tokens, where only signed ones are trusted.
+    pub verifier: Option<Arc<JwsVerifier>>,
+    /// Where the holder's name comes from.
+    pub holder_from: HolderFrom,
     /// The furthest that one advance may raise the counter.
     pub max_advance: Option<u64>,
     /// Whether an advance may begin a new epoch; read only where `max_advance` is set.
@@ -221,6 +299,8 @@ pub struct Limits {
     pub waiting_per_key: usize,
     /// The most requests on one connection from a client.
     pub requests_per_connection: Option<u64>,
+    /// The most requests at once on one HTTP/2 connection from a client.
+    pub http2_streams: u32,
 }
 
 /// How long clients may take.

@@ -1,6 +1,6 @@
 //! What is wrong with a config file, and where.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,14 +66,30 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.file.display())?;
+        write!(f, "{}:", Plain(&self.file.to_string_lossy()))?;
         if self.line > 0 {
             write!(f, "{}:{}:", self.line, self.column)?;
         }
         if !self.key_path.is_empty() {
-            write!(f, " {}:", self.key_path)?;
+            write!(f, " {}:", Plain(&self.key_path))?;
         }
-        write!(f, " {}", self.message)
+        write!(f, " {}", Plain(&self.message))
+    }
+}
+
+/// A text that may quote the file, with what could mislead a terminal spelt out.
+struct Plain<'t>(&'t str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|char| match char {
+            // Those that turn the direction of the text around them are no control characters.
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                write!(f, "{}", char.escape_unicode())
+            }
+            char if char.is_control() => write!(f, "{}", char.escape_debug()),
+            char => f.write_char(char),
+        })
     }
 }
 
@@ -132,14 +148,23 @@ impl<'f> Reporter<'f> {
         self.problems.push(Problem::new(self.file, at, message));
     }
 
+    /// Adds those of another file.
+    pub(super) fn add(&mut self, problems: Vec<Problem>) {
+        self.problems.extend(problems);
+    }
+
     pub(super) fn into_problems(self) -> Vec<Problem> {
         self.problems
     }
 }
 
-/// Orders problems as a reader of the file meets them.
+/// Orders problems as a reader meets them, file by file.
 pub(super) fn sort(list: &mut [Problem]) {
-    list.sort_by_key(|problem| (problem.line, problem.column));
+    let place = |problem: &Problem| (problem.line, problem.column);
+    list.sort_by(|one, other| {
+        let files = one.file.cmp(&other.file);
+        files.then_with(|| place(one).cmp(&place(other)))
+    });
 }
 
 /// A piece of the file as a problem repeats it: quoted, escaped and cut to a bearable length.
@@ -174,6 +199,20 @@ mod tests {
         assert_eq!(
             problems.to_string(),
             "config.yaml:3:1: first\nconfig.yaml:12:7: routes[0].path: second\n2 problems"
+        );
+    }
+
+    #[test]
+    fn what_is_quoted_can_not_mislead_a_terminal() {
+        let problem = Problem::new(
+            Path::new("c\n.yaml"),
+            &at(1, 2, "routes[0].na\u{1b}[2Jme"),
+            "no path can have the segment '\u{1c}\u{202e}é'",
+        );
+        assert_eq!(
+            problem.to_string(),
+            "c\\n.yaml:1:2: routes[0].na\\u{1b}[2Jme: \
+             no path can have the segment '\\u{1c}\\u{202e}é'"
         );
     }
 

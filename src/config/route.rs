@@ -5,12 +5,14 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 
 use super::choice::{
-    Access, Body, Case, Holder, Mode, NewEpochs, OnTimeout, PathRules, Require, Uploads, When,
+    Access, Body, Case, Holder, HolderFrom, Mode, NewEpochs, OnTimeout, PathRules, Require, Trust,
+    Uploads, When,
 };
 use super::decode::Decoder;
 use super::header::{self, Use};
 use super::model::{Drain, Fence, KeyRule, Route};
 use super::problem::{Position, Spanned};
+use super::signed;
 use super::tree::Node;
 
 /// The methods that only read, unless the config says otherwise.
@@ -83,6 +85,17 @@ fn fence(d: &mut Decoder<'_>, node: Option<&Node>, route: &Position) -> Fence {
     });
     fence.forward_token = map.or("forward_token", true, |node| d.boolean(node));
     fence.holder = map.or("holder", fence.holder, |node| d.choice(node));
+    (fence.trust, fence.verifier) = signed::trust(d, &mut map, fence.trust);
+    let holder_from = map.get("holder_from");
+    fence.holder_from = holder_from
+        .and_then(|node| d.choice(node))
+        .unwrap_or(fence.holder_from);
+    if let Some(node) = holder_from
+        && fence.holder_from == HolderFrom::ClientCert
+        && fence.holder != Holder::Bind
+    {
+        d.problem(&node.at, "holder_from: client_cert needs holder: bind");
+    }
     fence.max_advance = map.or("max_advance", None, |node| {
         d.or_none(node, |d, node| d.number(node, 1, u64::MAX))
     });
@@ -118,6 +131,9 @@ fn unwritten(at: &Position) -> Fence {
             .collect(),
         forward_token: true,
         holder: Holder::Ignore,
+        trust: Spanned::new(Trust::Any, at.clone()),
+        verifier: None,
+        holder_from: HolderFrom::Header,
         max_advance: None,
         new_epochs: NewEpochs::Allow,
         path: PathRules::Strict,

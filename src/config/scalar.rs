@@ -7,7 +7,7 @@ pub(super) const ONE_YEAR: Duration = Duration::from_hours(365 * 24);
 
 /// A duration: digits and one of `ms`, `s`, `m`, `h`, `d`. A bare number is refused, since it says
 /// nothing about its unit.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let ms: u64 = match unit {
         "ms" => 1,

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use super::address::Address;
+use super::address::{Address, BadAddress, Endpoint};
 use super::choice::{Level, LogFormat};
 use super::cidr::Cidr;
 use super::decode::{Decoder, Map, named};
-use super::model::{Admin, Config, Limits, Listener, Log, Shutdown, Store, Timeouts};
+use super::model::{Admin, Config, Limits, Listener, Locks, Log, Shutdown, Store, Timeouts};
 use super::problem::Spanned;
 use super::secret::TokenHash;
 use super::tree::Node;
-use super::{route, unsupported, upstream};
+use super::{route, tls, upstream};
+use crate::tls::Protocol;
 
 const MS: Duration = Duration::from_millis(1);
 const KIB: u64 = 1024;
@@ -22,8 +24,14 @@ const GIB: u64 = 1024 * MIB;
 /// The largest number of anything that is held in memory.
 const MANY: u64 = u32::MAX as u64;
 
+/// The most streams of one connection: each may fill a window.
+const MOST_STREAMS: u64 = 1_000;
+
 /// Where the admin listener is bound by default.
 const ADMIN_ADDRESS: &str = "127.0.0.1:8081";
+
+/// Where the lock service is bound by default.
+const LOCKS_ADDRESS: &str = "127.0.0.1:8082";
 
 /// Reads the whole config.
 pub(super) fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
@@ -38,6 +46,10 @@ pub(super) fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         .get("admin")
         .filter(|node| !node.is_null())
         .map(|node| admin(d, node));
+    let locks = map
+        .get("locks")
+        .filter(|node| !node.is_null())
+        .map(|node| locks(d, node));
     let store = store(d, map.get("store"));
     let upstreams = map
         .require(d, "upstreams")
@@ -56,6 +68,7 @@ pub(super) fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         trusted_proxies,
         forwarded,
         admin,
+        locks,
         store,
         upstreams,
         routes,
@@ -63,6 +76,7 @@ pub(super) fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         timeouts,
         shutdown,
         log,
+        files: Vec::new(),
     }
 }
 
@@ -71,17 +85,30 @@ fn listener(d: &mut Decoder<'_>, node: &Node) -> Listener {
     let address = map
         .require(d, "address")
         .and_then(|node| address(d, node))
-        .unwrap_or_else(|| Spanned::new(Address::unreadable(), node.at.clone()));
+        .unwrap_or_else(|| Spanned::new(Endpoint::Tcp(Address::unreadable()), node.at.clone()));
+    let tls = map
+        .get("tls")
+        .filter(|node| !node.is_null())
+        .and_then(|node| tls::server(d, node, Protocol::ALL));
+    let proxy_protocol = map.get("proxy_protocol");
+    let proxied = proxy_protocol.and_then(|node| d.boolean(node)) == Some(true);
+    if let (Some(node), true, Endpoint::Unix(_)) = (proxy_protocol, proxied, &address.value) {
+        let message = "a unix socket has no address that trusted_proxies could name";
+        d.problem(&node.at, message);
+    }
     map.finish(d);
-    Listener { address }
+    Listener {
+        address,
+        tls,
+        proxy_protocol: proxied,
+    }
 }
 
-fn address(d: &mut Decoder<'_>, node: &Node) -> Option<Spanned<Address>> {
+fn address<T>(d: &mut Decoder<'_>, node: &Node) -> Option<Spanned<T>>
+where
+    T: FromStr<Err = BadAddress>,
+{
     let text = d.text(node)?;
-    if let Some(message) = unsupported::address(text) {
-        d.problem(&node.at, message);
-        return None;
-    }
     match text.parse() {
         Ok(address) => Some(Spanned::new(address, node.at.clone())),
         Err(error) => {
@@ -104,33 +131,62 @@ fn cidr(d: &mut Decoder<'_>, node: &Node) -> Option<Cidr> {
 
 fn admin(d: &mut Decoder<'_>, node: &Node) -> Admin {
     let mut map = d.map(node);
-    let address = match map.get("address") {
-        Some(node) => address(d, node),
-        None => ADMIN_ADDRESS
-            .parse()
-            .ok()
-            .map(|address| Spanned::new(address, node.at.clone())),
-    };
-    let address = address.unwrap_or_else(|| Spanned::new(Address::unreadable(), node.at.clone()));
-    let tokens = map.or("tokens", Vec::new(), |node| {
-        d.items(node, |d, node| {
-            let hash = TokenHash::parse(d.text(node)?);
-            if hash.is_none() {
-                // Not repeated: it may well be the token itself.
-                let message =
-                    "expected \"sha256:\" and the 64 hexadecimal digits of the token's hash";
-                d.problem(&node.at, message);
-            }
-            hash
-        })
-    });
+    let address = address_or(d, map.get("address"), node, ADMIN_ADDRESS);
+    let tokens = map.or("tokens", Vec::new(), |node| tokens(d, node));
+    let tls = map.get("tls").and_then(|node| tls::of_api(d, node));
     let insecure = map.or("insecure", false, |node| d.boolean(node));
     map.finish(d);
     Admin {
         address,
         tokens,
+        tls,
         insecure,
     }
+}
+
+fn locks(d: &mut Decoder<'_>, node: &Node) -> Locks {
+    let mut map = d.map(node);
+    let address = address_or(d, map.get("address"), node, LOCKS_ADDRESS);
+    let fence_on_grant = map.or("fence_on_grant", true, |node| d.boolean(node));
+    let tokens = map.or("tokens", Vec::new(), |node| tokens(d, node));
+    let tls = map.get("tls").and_then(|node| tls::of_api(d, node));
+    let insecure = map.or("insecure", false, |node| d.boolean(node));
+    map.finish(d);
+    Locks {
+        address,
+        fence_on_grant,
+        tokens,
+        tls,
+        insecure,
+    }
+}
+
+fn address_or(
+    d: &mut Decoder<'_>,
+    found: Option<&Node>,
+    section: &Node,
+    default: &str,
+) -> Spanned<Address> {
+    let address = match found {
+        Some(node) => address(d, node),
+        None => default
+            .parse()
+            .ok()
+            .map(|address| Spanned::new(address, section.at.clone())),
+    };
+    address.unwrap_or_else(|| Spanned::new(Address::unreadable(), section.at.clone()))
+}
+
+fn tokens(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<TokenHash>> {
+    d.items(node, |d, node| {
+        let hash = TokenHash::parse(d.text(node)?);
+        if hash.is_none() {
+            // Not repeated: it may well be the token itself.
+            let message = "expected \"sha256:\" and the 64 hexadecimal digits of the token's hash";
+            d.problem(&node.at, message);
+        }
+        hash
+    })
 }
 
 /// A section of which everything may be left out, itself included.
@@ -164,6 +220,7 @@ fn limits(d: &mut Decoder<'_>, node: Option<&Node>) -> Limits {
         keys: None,
         waiting_per_key: 256,
         requests_per_connection: None,
+        http2_streams: 100,
     };
     if let Some(mut map) = section(d, node) {
         limits.header_bytes = map.or("header_bytes", limits.header_bytes, |node| {
@@ -189,6 +246,10 @@ fn limits(d: &mut Decoder<'_>, node: Option<&Node>) -> Limits {
             limits.requests_per_connection,
             |node| d.or_none(node, |d, node| d.number(node, 1, u64::MAX)),
         );
+        limits.http2_streams = map.or("http2_streams", limits.http2_streams, |node| {
+            d.number(node, 1, MOST_STREAMS)
+                .and_then(|streams| u32::try_from(streams).ok())
+        });
         map.finish(d);
     }
     limits

@@ -4,37 +4,17 @@
 //! been lied to. What is refused is cut from the tree before it is decoded, so that a feature that
 //! lands is a row less here and a field more there.
 
-use super::problem::{Reporter, quoted};
+use super::problem::Reporter;
 use super::tree::{Kind, Node};
 
 /// The keys, and the one value that each may still have because it asks for nothing. `[]` is any
 /// item of a list, `*` any key of a mapping.
 const KEYS: &[(&str, Option<&str>)] = &[
-    ("listeners.[].tls", None),
-    ("listeners.[].proxy_protocol", Some("false")),
-    ("admin.tls", None),
-    ("locks", None),
     ("store.etcd", None),
     ("store.forget", None),
-    ("upstreams.*.http2", Some("false")),
-    ("upstreams.*.tls", None),
-    ("upstreams.*.health", None),
     ("routes.[].fence.partition", None),
-    ("routes.[].fence.trust", Some("any")),
-    ("routes.[].fence.jwks", None),
-    ("routes.[].fence.issuer", None),
-    ("limits.http2_streams", None),
     ("telemetry", None),
 ];
-
-/// How the addresses of a listener begin that can't be bound.
-const ADDRESSES: &[&str] = &["unix:"];
-
-/// How the URLs of an upstream begin that can't be reached.
-const URLS: &[&str] = &["https://", "unix:"];
-
-/// The most URLs of an upstream.
-pub(super) const MAX_URLS: usize = 1;
 
 /// Cuts every key of the table from the tree below `root`, and reports it.
 pub(super) fn cut(root: &mut Node, reporter: &mut Reporter<'_>) {
@@ -83,25 +63,4 @@ fn cut_one(node: &mut Node, pattern: &[&str], harmless: Option<&str>, reporter: 
         }
         Kind::Scalar(_) | Kind::List(_) => {}
     }
-}
-
-/// What is said of a listener's address of a kind that is not built.
-pub(super) fn address(text: &str) -> Option<String> {
-    prefix(ADDRESSES, text)
-        .map(|kind| format!("{kind} addresses are not supported by this version"))
-}
-
-/// What is said of an upstream's URL of a kind that is not built.
-pub(super) fn url(text: &str) -> Option<String> {
-    prefix(URLS, text).map(|kind| format!("{kind} URLs are not supported by this version"))
-}
-
-fn prefix(kinds: &[&'static str], text: &str) -> Option<String> {
-    kinds
-        .iter()
-        .find(|kind| {
-            text.get(..kind.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(kind))
-        })
-        .map(|kind| quoted(kind))
 }

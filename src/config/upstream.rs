@@ -1,27 +1,35 @@
 //! Upstreams, and the credentials that only the gate knows.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use http::HeaderName;
+use http::uri::PathAndQuery;
 
 use super::address::Url;
 use super::decode::{Decoder, Map, pairs};
 use super::expand::{is_name, not_set};
 use super::header::{self, Use};
-use super::model::{Pool, Upstream, UpstreamHeader};
+use super::model::{Health, Pool, Upstream, UpstreamHeader, UpstreamTls};
 use super::problem::{Position, Spanned};
 use super::secret::Secret;
+use super::tls::{Read, cannot_use, file as read_file};
 use super::tree::{Kind, Node};
-use super::unsupported;
+use crate::tls::{Bad, ClientTls, Protocol};
 
 const MS: Duration = Duration::from_millis(1);
 
 /// The shortest settle. Below it the time that a packet is on its way counts for more than the time
 /// that the upstream works.
 const LEAST_SETTLE: Duration = Duration::from_millis(100);
+
+/// The shortest time between two health checks.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The most URLs of an upstream.
+const MAX_URLS: usize = 64;
 
 /// The largest file that can hold a secret, in bytes.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -34,8 +42,28 @@ pub(super) fn upstream(d: &mut Decoder<'_>, node: &Node) -> Upstream {
         .map(|node| urls(d, node))
         .unwrap_or_default();
     let seconds = Duration::from_secs;
+    let http2 = map.get("http2").is_some_and(|node| {
+        let http2 = d.boolean(node).unwrap_or(false);
+        if http2 && urls.iter().any(|url| url.value == Url::BuiltinObjects) {
+            d.problem(&node.at, "builtin:objects does not speak HTTP/2");
+        }
+        http2
+    });
+    let tls = tls(d, &mut map, &urls, http2);
+    let health = map.get("health").and_then(|node| {
+        if node.is_null() {
+            return None;
+        }
+        if urls.iter().any(|url| url.value == Url::BuiltinObjects) {
+            d.problem(&node.at, "builtin:objects is always well");
+        }
+        health(d, node)
+    });
     let upstream = Upstream {
         urls,
+        tls,
+        health,
+        http2,
         connect_timeout: map.or("connect_timeout", seconds(5), |node| d.duration(node, MS)),
         timeout: map.or("timeout", seconds(60), |node| d.duration(node, MS)),
         settle: map.or("settle", seconds(15), |node| d.duration(node, LEAST_SETTLE)),
@@ -57,27 +85,132 @@ pub(super) fn upstream(d: &mut Decoder<'_>, node: &Node) -> Upstream {
     upstream
 }
 
+/// What https takes; `None` where no URL asks for it, or something is wrong.
+fn tls(
+    d: &mut Decoder<'_>,
+    map: &mut Map<'_>,
+    urls: &[Spanned<Url>],
+    http2: bool,
+) -> Option<UpstreamTls> {
+    let node = map.get("tls").filter(|node| !node.is_null());
+    let https = urls.iter().find_map(|url| match &url.value {
+        Url::Https(address) => Some((&url.at, address)),
+        _ => None,
+    });
+    let Some((at, address)) = https else {
+        if let Some(node) = node {
+            d.problem(&node.at, "no URL of this upstream is https");
+        }
+        return None;
+    };
+    let protocol = if http2 {
+        Protocol::Http2
+    } else {
+        Protocol::Http1
+    };
+    let Some(node) = node else {
+        return client(d, at, at, [None, None, None], protocol)
+            .map(|client| UpstreamTls { client });
+    };
+    let mut map = d.map(node);
+    let (ca, cert, key) = (map.get("ca"), map.get("cert"), map.get("key"));
+    let name = map.get("server_name").map(|node| d.spanned(node));
+    map.finish(d);
+    if let (Some(one), None) | (None, Some(one)) = (cert, key) {
+        d.problem(&one.at, "a certificate and its key come together");
+        return None;
+    }
+    let mut files = [None, None, None];
+    for (file, node) in files.iter_mut().zip([ca, cert, key]) {
+        if let Some(node) = node {
+            *file = Some(read_file(d, node)?);
+        }
+    }
+    let client = client(d, &node.at, at, files, protocol)?;
+    let named = match name {
+        Some(name) => {
+            let name = name?;
+            let named = client.named(&name.value);
+            if named.is_none() {
+                d.problem(&name.at, "expected the name that the certificate is for");
+            }
+            named?
+        }
+        None => {
+            if client.named(address.host()).is_none() {
+                d.problem(
+                    at,
+                    "no certificate can be for this host: tls.server_name is needed",
+                );
+            }
+            client
+        }
+    };
+    Some(UpstreamTls { client: named })
+}
+
+fn client(
+    d: &mut Decoder<'_>,
+    section: &Position,
+    url: &Position,
+    files: [Option<Read>; 3],
+    protocol: Protocol,
+) -> Option<ClientTls> {
+    let [ca, cert, key] = &files;
+    let authorities = ca.as_ref().map(|ca| ca.bytes.as_slice());
+    let own = match (cert, key) {
+        (Some(cert), Some(key)) => Some((cert.bytes.as_slice(), key.bytes.as_slice())),
+        _ => None,
+    };
+    match ClientTls::new(authorities, own, protocol) {
+        Ok(client) => Some(client),
+        Err(all) => {
+            for bad in all {
+                let (file, what) = match bad {
+                    Bad::Certificate(what) => (cert, what),
+                    Bad::Key(what) => (key, what),
+                    Bad::Authorities(what) => (ca, what),
+                };
+                match file {
+                    Some(file) => d.problem(&file.path.at, cannot_use(&file.path.value, what)),
+                    None if section == url => d.problem(url, format!("{what}: tls.ca is needed")),
+                    None => d.problem(section, format!("{what}: ca is needed")),
+                }
+            }
+            None
+        }
+    }
+}
+
 fn urls(d: &mut Decoder<'_>, node: &Node) -> Vec<Spanned<Url>> {
     match &node.kind {
         Kind::List(items) if items.is_empty() => d.problem(&node.at, "at least one URL is needed"),
         _ if node.is_null() => d.problem(&node.at, "at least one URL is needed"),
         Kind::List(items) => {
-            if let Some(item) = items.get(unsupported::MAX_URLS) {
-                let message = "more than one URL is not supported by this version";
-                d.problem(&item.at, message);
+            if let Some(item) = items.get(MAX_URLS) {
+                d.problem(&item.at, format!("more than {MAX_URLS} URLs"));
             }
         }
         Kind::Scalar(_) | Kind::Map(_) => {}
     }
-    d.items(node, url).unwrap_or_default()
+    let urls = d.items(node, url).unwrap_or_default();
+    for (index, url) in urls.iter().enumerate() {
+        let mut before = urls.iter().take(index);
+        if let Some(first) = before.find(|first| first.value == url.value) {
+            let message = format!(
+                "{} stands here twice, first in line {}",
+                url.value, first.at.line
+            );
+            d.problem(&url.at, message);
+        } else if url.value == Url::BuiltinObjects && urls.len() > 1 {
+            d.problem(&url.at, "builtin:objects can't be one of several addresses");
+        }
+    }
+    urls
 }
 
 fn url(d: &mut Decoder<'_>, node: &Node) -> Option<Spanned<Url>> {
     let text = d.text(node)?;
-    if let Some(message) = unsupported::url(text) {
-        d.problem(&node.at, message);
-        return None;
-    }
     match text.parse() {
         Ok(url) => Some(Spanned::new(url, node.at.clone())),
         Err(error) => {
@@ -86,6 +219,30 @@ fn url(d: &mut Decoder<'_>, node: &Node) -> Option<Spanned<Url>> {
             None
         }
     }
+}
+
+fn health(d: &mut Decoder<'_>, node: &Node) -> Option<Health> {
+    let mut map = d.map(node);
+    let path = map.require(d, "path").and_then(|node| path(d, node));
+    let interval = map.or("interval", Duration::from_secs(5), |node| {
+        d.duration(node, LEAST_INTERVAL)
+    });
+    map.finish(d);
+    Some(Health {
+        path: path?,
+        interval,
+    })
+}
+
+fn path(d: &mut Decoder<'_>, node: &Node) -> Option<PathAndQuery> {
+    let text = d.text(node)?;
+    let path = PathAndQuery::try_from(text).ok();
+    // The type would cut a fragment off, and put the slash in front that is missing.
+    let path = path.filter(|path| path.as_str() == text && text.starts_with('/'));
+    if path.is_none() {
+        d.problem(&node.at, "expected a path such as /healthz");
+    }
+    path
 }
 
 fn pool(d: &mut Decoder<'_>, upstream: &mut Map<'_>) -> Pool {
@@ -180,6 +337,7 @@ fn variable(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
 fn file(d: &mut Decoder<'_>, path: &Path, at: &Position) -> Option<Vec<u8>> {
     let base = d.reporter.file().parent().unwrap_or(Path::new(""));
     let path = base.join(path);
+    d.files.push(path.clone());
     match read(&path) {
         Ok(bytes) if bytes.is_empty() => {
             d.problem(at, format!("{} is empty", path.display()));

@@ -4,39 +4,45 @@
 //! the head and reads the body, a task of the gateway's own once the client has left or a newer
 //! token wants it out of the way. Another request that has to cut it takes the connection out of
 //! the same lock and closes it there and then.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `flight` | from the send to the response's head, cuts, and every end |
+//! | `reading` | the response's body |
+//! | `client` | what the client's connection holds of it |
+//! | `verdicts` | what is said of a request that did not end well |
 
-use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
+mod client;
+mod reading;
+mod verdicts;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::fence::{Cut, InFlight, Permit, Uploads};
 use fencegate_filters::{Outcome, Reason, Refusal};
 use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::Body;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub(super) use self::client::Awaiting;
+pub use self::client::ResponseStream;
+use self::reading::Reading;
+use self::verdicts::{cut, failed, is_ambiguous, keep_alive_timeout};
 use super::tunnel;
-use crate::body::{Broken, ResponseBody};
+use crate::body::{Frames, ResponseBody};
+use crate::clock;
 use crate::server::TunnelSlot;
 use crate::upstream::upload::Upload;
 use crate::upstream::wire::UploadError;
-use crate::upstream::{Conn, Upstream};
-
-/// How much of a response is read ahead when a newer token waits and the client is slow.
-const READ_AHEAD: usize = 1024 * 1024;
+use crate::upstream::{Answer, Conn, Received, Upstream};
 
 /// How long the body of a request that expects `100 Continue` is held.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
-
-type Answer = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<Upload>>>;
 
 /// A request in flight.
 pub(super) struct Flight {
@@ -56,7 +62,7 @@ enum Slot {
     Head(Box<Head>),
     Body(Box<Reading>),
     /// The response has been received whole; its client has not.
-    Rest(VecDeque<Frame<Bytes>>),
+    Rest(Frames),
     Tunnel(Arc<Notify>),
     /// It has ended; why, where its driver has not been told yet.
     Over(Option<Refusal>),
@@ -64,35 +70,14 @@ enum Slot {
 
 /// Waits for the response's head.
 struct Head {
-    conn: Conn,
-    answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
+    conn: Box<Conn>,
+    answer: Answer,
     permit: Option<Permit>,
     has_body: bool,
     /// When the body may be sent although no `100 Continue` came.
     continue_at: Option<Instant>,
     upgrade: Option<TunnelSlot>,
     driver: Option<Waker>,
-}
-
-/// Reads the response's body.
-struct Reading {
-    conn: Conn,
-    incoming: Incoming,
-    permit: Option<Permit>,
-    has_body: bool,
-    /// Why the outcome is unknown although the response may arrive whole.
-    doubtful: bool,
-    arrived: VecDeque<Frame<Bytes>>,
-    arrived_bytes: usize,
-    /// Whether a task of the gateway's own reads ahead.
-    pumped: bool,
-    /// Whether the client has left, and only the outcome matters.
-    discard: bool,
-    /// When a response that nobody reads any more is cut, where a newer token waits for its end.
-    end_at: Option<Instant>,
-    waiting_since: Option<Instant>,
-    reader: Option<Waker>,
-    pump: Option<Waker>,
 }
 
 /// What the wait for the head has come to.
@@ -118,7 +103,7 @@ impl Flight {
     /// Hands the request to the codec.
     pub(super) fn start(
         &self,
-        mut conn: Conn,
+        mut conn: Box<Conn>,
         request: Request<Upload>,
         permit: Option<Permit>,
         upgrade: Option<TunnelSlot>,
@@ -141,15 +126,15 @@ impl Flight {
             return Err(refusal);
         }
         let has_body = !request.body().is_end_stream();
-        conn.wire.begin(!has_body, expects && has_body);
+        conn.wire.begin(!has_body, expects);
         conn.timer.set(None);
-        let answer = Box::pin(conn.sender.try_send_request(request));
+        let answer = conn.send(request);
         *slot = Slot::Head(Box::new(Head {
             conn,
             answer,
             permit,
             has_body,
-            continue_at: (expects && has_body).then(|| Instant::now() + CONTINUE_WAIT),
+            continue_at: (expects).then(|| Instant::now() + CONTINUE_WAIT),
             upgrade,
             driver: None,
         }));
@@ -168,7 +153,10 @@ impl Flight {
             ));
         };
         head.conn.drive(cx);
-        let answer = match head.answer.as_mut().poll(cx) {
+        // It comes of the drive above and of nothing else: a waker would only call this task again
+        // for what it is about to see.
+        let mut quiet = Context::from_waker(Waker::noop());
+        let answer = match head.conn.poll_answer(&mut head.answer, &mut quiet) {
             Poll::Ready(answer) => answer,
             // The codec ended without an answer: it gives back what it had not begun with.
             Poll::Pending if head.conn.is_closed() => {
@@ -187,8 +175,8 @@ impl Flight {
         };
         match answer {
             Ok(response) => Poll::Ready(self.answered(&mut slot, *head, response, cx)),
-            Err(mut error) => Poll::Ready(match error.take_message() {
-                Some(request) => Headed::Unsent(Box::new(request), head.permit),
+            Err(unsent) => Poll::Ready(match unsent {
+                Some(request) => Headed::Unsent(request, head.permit),
                 None => {
                     let refusal = failed(head.conn.wire.upload_error());
                     self.close(head.conn, head.permit, head.has_body);
@@ -204,18 +192,17 @@ impl Flight {
             return Headed::Failed(failed(None));
         };
         let Head {
-            conn,
-            mut answer,
+            mut conn,
+            answer,
             permit,
             has_body,
             ..
         } = *head;
         let settles = self.settles(&conn, has_body);
+        let unsent = conn.take_unsent();
         drop(conn);
-        if let Poll::Ready(Err(mut error)) = answer.as_mut().poll(cx)
-            && let Some(request) = error.take_message()
-        {
-            return Headed::Unsent(Box::new(request), permit);
+        if let Some(request) = unsent.or_else(|| answer.take_unsent(cx)) {
+            return Headed::Unsent(request, permit);
         }
         if let Some(permit) = permit {
             permit.ended(Outcome::Unknown, settles);
@@ -234,7 +221,7 @@ impl Flight {
         }
         let wire = Arc::clone(&head.conn.wire);
         loop {
-            let now = Instant::now();
+            let now = clock::now();
             if let Some(at) = head.continue_at {
                 if wire.may_continue() || at <= now {
                     head.continue_at = None;
@@ -278,7 +265,7 @@ impl Flight {
         self: &Arc<Self>,
         slot: &mut Slot,
         mut head: Head,
-        response: Response<Incoming>,
+        response: Response<Received>,
         cx: &mut Context<'_>,
     ) -> Headed {
         let (parts, incoming) = response.into_parts();
@@ -290,24 +277,30 @@ impl Flight {
             return Headed::Failed(failed(None));
         }
         head.conn.wire.head_has_come();
-        let early = !head.conn.wire.sent_whole();
+        let early = !head.conn.wire.sent_whole() && !head.conn.converses();
         if early {
             head.conn.wire.stop();
         }
         if let Some(limit) = keep_alive_timeout(&parts.headers) {
             head.conn.limit_idle(limit);
         }
+        let status_tells_nothing = self
+            .upstream
+            .unknown_statuses
+            .contains(&parts.status.as_u16());
+        if fault::planted(Fault::DrainHeadsOnly)
+            && let Some(permit) = head.permit.take()
+        {
+            permit.ended(Outcome::Completed, false);
+        }
         let mut reading = Reading {
-            doubtful: early
-                || self
-                    .upstream
-                    .unknown_statuses
-                    .contains(&parts.status.as_u16()),
+            doubtful: (early && !fault::planted(Fault::EarlyAnswerCompletes))
+                || (status_tells_nothing && !fault::planted(Fault::UnknownStatusCompletes)),
             conn: head.conn,
             incoming,
             permit: head.permit,
             has_body: head.has_body,
-            arrived: VecDeque::new(),
+            arrived: Frames::default(),
             arrived_bytes: 0,
             pumped: false,
             discard: false,
@@ -320,13 +313,9 @@ impl Flight {
         // What has come along with the head needs no second look: the write ends here.
         let body = match self.read_arrived(&mut reading, cx) {
             Poll::Ready(Ok(())) => {
-                let frames: Vec<_> = std::mem::take(&mut reading.arrived).into();
+                let frames = std::mem::take(&mut reading.arrived);
                 self.finish(reading);
-                if frames.is_empty() {
-                    ResponseBody::Empty
-                } else {
-                    ResponseBody::Arrived(frames.into_iter())
-                }
+                ResponseBody::arrived(frames)
             }
             Poll::Ready(Err(())) => {
                 self.close(reading.conn, reading.permit, reading.has_body);
@@ -349,197 +338,6 @@ impl Flight {
         Headed::Response(Response::from_parts(parts, body))
     }
 
-    /// Reads what is there, up to the end or the bound; `Ready(Ok)` at the end.
-    fn read_arrived(&self, reading: &mut Reading, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
-        loop {
-            if reading.incoming.is_end_stream() {
-                return Poll::Ready(Ok(()));
-            }
-            if reading.arrived_bytes >= READ_AHEAD
-                || (!reading.pumped && reading.arrived.len() >= 2)
-            {
-                return Poll::Pending;
-            }
-            match self.poll_upstream(reading, cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Ready(Some(Err(()))) => return Poll::Ready(Err(())),
-                Poll::Ready(Some(Ok(frame))) => {
-                    reading.arrived_bytes += frame.data_ref().map_or(0, Bytes::len);
-                    reading.arrived.push_back(frame);
-                }
-            }
-        }
-    }
-
-    /// The next frame from the upstream itself.
-    fn poll_upstream(
-        &self,
-        reading: &mut Reading,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
-        // The codec hands over one frame at a time, so it is driven until nothing comes of it.
-        for drive in [false, true] {
-            if drive {
-                reading.conn.drive(cx);
-            }
-            if let Poll::Ready(frame) = Pin::new(&mut reading.incoming).poll_frame(cx) {
-                reading.waiting_since = None;
-                reading.conn.timer.set(None);
-                return Poll::Ready(frame.map(|frame| frame.map_err(|_| ())));
-            }
-        }
-        let since = *reading.waiting_since.get_or_insert_with(Instant::now);
-        let gap = since + self.upstream.timeout;
-        let end = reading.end_at.map_or(gap, |end| end.min(gap));
-        reading.conn.timer.set(Some(end));
-        if reading.conn.timer.poll_expired(cx).is_ready() {
-            return Poll::Ready(Some(Err(())));
-        }
-        Poll::Pending
-    }
-
-    /// The next frame for the client.
-    fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let mut slot = self.lock();
-        let reading = match &mut *slot {
-            Slot::Body(reading) => reading,
-            Slot::Rest(frames) => return Poll::Ready(frames.pop_front().map(Ok)),
-            Slot::Over(None) => return Poll::Ready(None),
-            _ => return Poll::Ready(Some(Err(Broken))),
-        };
-        if let Some(frame) = reading.arrived.pop_front() {
-            reading.arrived_bytes -= frame.data_ref().map_or(0, Bytes::len);
-            if let Some(pump) = reading.pump.take() {
-                pump.wake();
-            }
-            // The end may be known already; then nobody has to ask for it.
-            if reading.arrived.is_empty() && reading.incoming.is_end_stream() && !reading.pumped {
-                self.finish_body(&mut slot);
-            }
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        if reading.pumped {
-            reading.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let frame = match self.poll_upstream(reading, cx) {
-            Poll::Pending => {
-                reading.reader = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            Poll::Ready(frame) => frame,
-        };
-        match frame {
-            Some(Ok(frame)) => {
-                if reading.incoming.is_end_stream() {
-                    self.finish_body(&mut slot);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            None => {
-                self.finish_body(&mut slot);
-                Poll::Ready(None)
-            }
-            Some(Err(())) => {
-                self.end_body(&mut slot);
-                Poll::Ready(Some(Err(Broken)))
-            }
-        }
-    }
-
-    /// A task of the gateway's own reads the response, so that a slow client holds nobody back.
-    fn read_ahead(self: &Arc<Self>, slot: &mut Slot) {
-        let Slot::Body(reading) = slot else { return };
-        if std::mem::replace(&mut reading.pumped, true) {
-            if let Some(pump) = reading.pump.take() {
-                pump.wake();
-            }
-            return;
-        }
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => {
-                let keeper = Keeper(Arc::clone(self));
-                runtime.spawn(std::future::poll_fn(move |cx| keeper.0.poll_pump(cx)));
-            }
-            Err(_) => reading.pumped = false,
-        }
-    }
-
-    fn poll_pump(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut slot = self.lock();
-        loop {
-            let Slot::Body(reading) = &mut *slot else {
-                return Poll::Ready(());
-            };
-            if reading.discard && self.draining.load(Ordering::SeqCst) {
-                let end = *reading
-                    .end_at
-                    .get_or_insert_with(|| Instant::now() + self.upstream.timeout);
-                if end <= Instant::now() {
-                    self.end_body(&mut slot);
-                    return Poll::Ready(());
-                }
-            }
-            let read = self.read_arrived(reading, cx);
-            let more = reading.discard && !reading.arrived.is_empty();
-            if reading.discard {
-                reading.arrived.clear();
-                reading.arrived_bytes = 0;
-            }
-            if !reading.arrived.is_empty()
-                && let Some(reader) = reading.reader.take()
-            {
-                reader.wake();
-            }
-            match read {
-                Poll::Pending if more => {}
-                Poll::Pending => {
-                    reading.pump = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(())) => {
-                    self.read_whole(&mut slot);
-                    return Poll::Ready(());
-                }
-                Poll::Ready(Err(())) => {
-                    self.end_body(&mut slot);
-                    return Poll::Ready(());
-                }
-            }
-        }
-    }
-
-    /// The response has been read ahead whole: the write ends, its client may go on reading.
-    fn read_whole(&self, slot: &mut Slot) {
-        let Slot::Body(mut reading) = std::mem::replace(slot, Slot::Over(None)) else {
-            return;
-        };
-        *slot = Slot::Rest(std::mem::take(&mut reading.arrived));
-        if let Some(reader) = reading.reader.take() {
-            reader.wake();
-        }
-        self.finish(*reading);
-    }
-
-    fn finish_body(&self, slot: &mut Slot) {
-        if let Slot::Body(reading) = std::mem::replace(slot, Slot::Over(None)) {
-            self.finish(*reading);
-        }
-    }
-
-    /// The response was received whole.
-    fn finish(&self, mut reading: Reading) {
-        if reading.doubtful {
-            self.close(reading.conn, reading.permit, reading.has_body);
-            return;
-        }
-        if let Some(permit) = reading.permit.take() {
-            permit.ended(Outcome::Completed, false);
-        }
-        self.upstream.keep(reading.conn);
-    }
-
     /// Whether the upstream may still work on a request that has not completed.
     fn settles(&self, conn: &Conn, has_body: bool) -> bool {
         let incomplete = has_body && !conn.wire.body_ended();
@@ -547,7 +345,7 @@ impl Flight {
     }
 
     /// Closes the connection of a request that has not completed, then lets go of its lanes.
-    fn close(&self, conn: Conn, permit: Option<Permit>, has_body: bool) {
+    fn close(&self, conn: Box<Conn>, permit: Option<Permit>, has_body: bool) {
         let settles = self.settles(&conn, has_body);
         drop(conn);
         if let Some(permit) = permit {
@@ -632,10 +430,10 @@ impl Flight {
             return;
         }
         drop(slot);
-        let keeper = Keeper(Arc::clone(self));
+        let keeper = Keeper::new(self, false);
         runtime.spawn(async move {
             // Dropping the response leaves its body to be discarded in the same way.
-            drop(std::future::poll_fn(|cx| keeper.0.poll_head(cx)).await);
+            drop(std::future::poll_fn(|cx| keeper.flight.poll_head(cx)).await);
         });
     }
 
@@ -657,15 +455,35 @@ impl Flight {
 
 /// A task of the gateway's own that drives a flight: whatever ends the task, a panic included, ends
 /// what is still under way.
-struct Keeper(Arc<Flight>);
+struct Keeper {
+    flight: Arc<Flight>,
+    /// Whether it drives the body, not the head.
+    pumps: bool,
+    /// Whether the spawning is over: a task that a runtime has no more use for is dropped within
+    /// it, by whoever holds the flight's lock.
+    spawned: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    fn new(flight: &Arc<Flight>, pumps: bool) -> Self {
+        Self {
+            flight: Arc::clone(flight),
+            pumps,
+            spawned: Arc::new(AtomicBool::new(!pumps)),
+        }
+    }
+}
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        if !self.spawned.load(Ordering::SeqCst) {
+            return;
+        }
         let panics = std::thread::panicking();
-        let mut slot = self.0.lock();
+        let mut slot = self.flight.lock();
         // Where the head has just come, the body has a driver of its own.
-        if panics || matches!(*slot, Slot::Head(_)) {
-            self.0.end_head_or_body(&mut slot, Cut::Stopping);
+        if panics || self.pumps || matches!(*slot, Slot::Head(_)) {
+            self.flight.end_head_or_body(&mut slot, Cut::Stopping);
         }
     }
 }
@@ -712,158 +530,6 @@ impl InFlight for Flight {
             Slot::Tunnel(cut) => cut.notify_one(),
             Slot::Ready => *slot = Slot::CutBefore(why),
             Slot::CutBefore(_) | Slot::Rest(_) | Slot::Over(_) => {}
-        }
-    }
-}
-
-/// The answer to a request that was cut.
-fn cut(why: Cut, permit: Option<&Permit>) -> Refusal {
-    let mut refusal = match why {
-        Cut::Superseded => Refusal::new(
-            Reason::Superseded,
-            "A newer fencing token came while this request was in flight, and it was cut.",
-        ),
-        Cut::Stopping => Refusal::new(
-            Reason::ShuttingDown,
-            "The gateway is stopping, and this request was cut; the upstream may have applied it.",
-        ),
-    };
-    if let Some((key, token, mark)) = permit.and_then(Permit::superseded_by) {
-        refusal.key = Some(key);
-        refusal.token = Some(token);
-        refusal.mark = Some(mark);
-    }
-    refusal.with_outcome(Outcome::Unknown)
-}
-
-/// The refusal for a request that failed after it had been handed to the codec.
-fn failed(upload: Option<UploadError>) -> Refusal {
-    let (reason, detail) = match upload {
-        Some(UploadError::TooLarge) => (
-            Reason::BodyTooLarge,
-            "The body is above the limit; the upload was cut, and the upstream may have seen its beginning.",
-        ),
-        Some(UploadError::TooSlow) => (
-            Reason::RequestTimeout,
-            "The body came too slowly; the upload was cut, and the upstream may have seen its beginning.",
-        ),
-        Some(UploadError::Client) => (
-            Reason::BadRequest,
-            "The body broke off or was malformed; the upload was cut, and the upstream may have seen its beginning.",
-        ),
-        None => (
-            Reason::UpstreamFailed,
-            "The upstream closed the connection or answered with broken HTTP; it may have applied the request.",
-        ),
-    };
-    Refusal::new(reason, detail).with_outcome(Outcome::Unknown)
-}
-
-/// Whether recipients would find the end of this response in different places, or its content
-/// coded in a way that is not passed on: the codec takes the first of two framings and says
-/// nothing of the other (RFC 9112, section 6.3).
-fn is_ambiguous(headers: &http::HeaderMap) -> bool {
-    let mut codings = headers.get_all(http::header::TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
-        return false;
-    };
-    !coding
-        .as_bytes()
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"chunked")
-        || codings.next().is_some()
-        || headers.contains_key(http::header::CONTENT_LENGTH)
-}
-
-/// What the upstream allows an idle connection, less a margin: a request that meets the close on
-/// its way is an unknown outcome.
-fn keep_alive_timeout(headers: &http::HeaderMap) -> Option<Duration> {
-    let value = headers.get("keep-alive")?.to_str().ok()?;
-    let seconds = value.split(',').find_map(|part| {
-        let (name, seconds) = part.trim().split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("timeout")
-            .then_some(seconds)
-    })?;
-    let allowed = Duration::from_secs(seconds.trim().parse().ok()?);
-    Some(
-        allowed
-            .saturating_sub(Duration::from_secs(1))
-            .max(allowed / 2),
-    )
-}
-
-/// The upstream's response body, as it comes.
-pub struct ResponseStream {
-    flight: Arc<Flight>,
-    left: Option<u64>,
-    over: bool,
-}
-
-impl ResponseStream {
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let frame = self.flight.poll_body(cx);
-        match &frame {
-            Poll::Ready(None | Some(Err(_))) => self.over = true,
-            Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
-                    *left = left.saturating_sub(data.len() as u64);
-                    self.over = *left == 0;
-                }
-            }
-            Poll::Pending => {}
-        }
-        frame
-    }
-
-    pub(crate) const fn is_end_stream(&self) -> bool {
-        self.over
-    }
-
-    pub(crate) fn size_hint(&self) -> SizeHint {
-        self.left
-            .map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-impl Drop for ResponseStream {
-    fn drop(&mut self) {
-        if !self.over {
-            self.flight.client_left();
-        }
-    }
-}
-
-impl std::fmt::Debug for ResponseStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ResponseStream")
-    }
-}
-
-/// Waits for the head on the client's behalf; dropped early, the client has left.
-pub(super) struct Awaiting {
-    pub(super) flight: Arc<Flight>,
-    pub(super) done: bool,
-}
-
-impl Future for Awaiting {
-    type Output = Headed;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Headed> {
-        let this = self.get_mut();
-        let headed = this.flight.poll_head(cx);
-        this.done = headed.is_ready();
-        headed
-    }
-}
-
-impl Drop for Awaiting {
-    fn drop(&mut self) {
-        if !self.done {
-            self.flight.client_left();
         }
     }
 }

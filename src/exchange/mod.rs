@@ -7,9 +7,13 @@
 mod flight;
 mod tunnel;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::fence::{Admission, Permit};
 use fencegate_filters::{Outcome, Reason, Refusal, StripLayer};
 use http::{Request, Response, StatusCode};
@@ -20,7 +24,7 @@ use self::flight::{Awaiting, Flight, Headed};
 use crate::body::{RequestBody, ResponseBody};
 use crate::server::TunnelSlot;
 use crate::upstream::upload::Upload;
-use crate::upstream::{Conn, Upstream};
+use crate::upstream::{Conn, Turn, Upstream};
 
 /// What an exchange has to know beside the request.
 pub struct Terms {
@@ -34,19 +38,42 @@ pub struct Terms {
     pub upgrade: Option<TunnelSlot>,
 }
 
-/// Sends `request` to `upstream` and waits for its head.
+/// The exchange of one request: ready with the response's head.
 ///
-/// # Errors
-///
-/// `stale-token` where a newer token came before it was sent; `upstream-unreachable` where nothing
-/// was sent; and where the outcome is unknown, `upstream-failed`, `upstream-timeout`, `superseded`,
-/// `request-timeout`, `body-too-large` or `bad-request`.
-pub async fn exchange(
+/// Its errors are `stale-token` where a newer token came before the request was sent;
+/// `upstream-unreachable` where nothing was sent; and where the outcome is unknown,
+/// `upstream-failed`, `upstream-timeout`, `superseded`, `request-timeout`, `body-too-large` or
+/// `bad-request`.
+pub enum Exchange {
+    /// Sent on a kept connection.
+    Sent(Sent),
+    /// On a new connection.
+    Anew(Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Refusal>> + Send>>),
+    /// It was not sent.
+    Refused(Option<Box<Refusal>>),
+}
+
+/// A request that was sent, and what it takes to send it once more should it come back unsent.
+pub struct Sent {
+    awaiting: Awaiting,
+    again: Again,
+}
+
+struct Again {
+    upstream: Arc<Upstream>,
+    trailers: StripLayer,
+    body_timeout: Option<Duration>,
+    upgrade: Option<TunnelSlot>,
+    /// What a planted fault sends although bytes may have been sent.
+    resend: Option<Box<Request<RequestBody>>>,
+}
+
+/// Sends `request` to `upstream`, at once where a connection is kept.
+pub fn exchange(
     upstream: Arc<Upstream>,
     mut request: Request<RequestBody>,
-    mut terms: Terms,
-) -> Result<Response<ResponseBody>, Refusal> {
-    let expects = request.headers().contains_key(http::header::EXPECT);
+    terms: Terms,
+) -> Exchange {
     let body = request.body();
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         // The codec takes a body of unknown length for none where the method is GET.
@@ -54,58 +81,148 @@ pub async fn exchange(
         let headers = request.headers_mut();
         headers.insert(http::header::TRANSFER_ENCODING, chunked);
     }
-    let mut fresh = false;
-    loop {
-        let conn = connection(&upstream, fresh).await?;
-        let flight = Flight::new(Arc::clone(&upstream), terms.body_timeout);
-        let permit: Option<Permit> = match terms.admission.take() {
+    let resends = fault::planted(Fault::ResendAfterBytes) && request.body().is_end_stream();
+    let again = Again {
+        resend: resends.then(|| Box::new(without_body(&request))),
+        upstream,
+        trailers: terms.trailers,
+        body_timeout: terms.body_timeout,
+        upgrade: terms.upgrade,
+    };
+    let turn = again.upstream.turn();
+    let Some(conn) = again.upstream.kept(&turn) else {
+        return Exchange::Anew(Box::pin(first(again, turn, request, terms.admission)));
+    };
+    match again.send(conn, request, terms.admission) {
+        Ok(awaiting) => Exchange::Sent(Sent { awaiting, again }),
+        Err(refusal) => Exchange::Refused(Some(Box::new(refusal))),
+    }
+}
+
+impl Future for Exchange {
+    type Output = Result<Response<ResponseBody>, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let next = match &mut *self {
+                Self::Sent(sent) => match ready!(Pin::new(&mut sent.awaiting).poll(cx)) {
+                    Headed::Response(response) => return Poll::Ready(Ok(response)),
+                    Headed::Failed(refusal) => match sent.again.resend.take() {
+                        Some(request) => (request, None),
+                        None => return Poll::Ready(Err(refusal)),
+                    },
+                    Headed::Unsent(request, permit) => (
+                        Box::new(request.map(Upload::into_body)),
+                        permit.map(Permit::unsent),
+                    ),
+                },
+                Self::Anew(anew) => return anew.as_mut().poll(cx),
+                Self::Refused(refusal) => {
+                    return match refusal.take() {
+                        Some(refusal) => Poll::Ready(Err(*refusal)),
+                        None => Poll::Pending,
+                    };
+                }
+            };
+            let (request, admission) = next;
+            if let Self::Sent(sent) = std::mem::replace(&mut *self, Self::Refused(None)) {
+                *self = Self::Anew(Box::pin(last(sent.again, *request, admission)));
+            }
+        }
+    }
+}
+
+/// On a connection that was made for it, and once more on another where that was closed before the
+/// request could be sent.
+async fn first(
+    mut again: Again,
+    turn: Turn,
+    request: Request<RequestBody>,
+    admission: Option<Admission>,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let conn = connect(&again.upstream, turn).await?;
+    match again.send(conn, request, admission)?.await {
+        Headed::Response(response) => Ok(response),
+        Headed::Failed(refusal) => match again.resend.take() {
+            Some(request) => last(again, *request, None).await,
+            None => Err(refusal),
+        },
+        Headed::Unsent(request, permit) => {
+            let admission = permit.map(Permit::unsent);
+            last(again, request.map(Upload::into_body), admission).await
+        }
+    }
+}
+
+/// On a connection that was made for it, and not again.
+async fn last(
+    again: Again,
+    request: Request<RequestBody>,
+    admission: Option<Admission>,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let turn = again.upstream.turn();
+    let conn = connect(&again.upstream, turn).await?;
+    match again.send(conn, request, admission)?.await {
+        Headed::Response(response) => Ok(response),
+        Headed::Failed(refusal) => Err(refusal),
+        Headed::Unsent(_, permit) => {
+            if let Some(permit) = permit {
+                permit.ended(Outcome::NotForwarded, false);
+            }
+            Err(unreachable("closed before the request could be sent"))
+        }
+    }
+}
+
+impl Again {
+    /// Compares it with the mark once more, and hands it to the codec: it is in flight.
+    fn send(
+        &self,
+        conn: Box<Conn>,
+        request: Request<RequestBody>,
+        admission: Option<Admission>,
+    ) -> Result<Awaiting, Refusal> {
+        let flight = Flight::new(Arc::clone(&self.upstream), self.body_timeout);
+        let permit: Option<Permit> = match admission {
             Some(admission) => Some(admission.send(&handle(&flight))?),
             None => None,
         };
+        // Without a body nothing is held until a 100 comes.
+        let expects =
+            !request.body().is_end_stream() && request.headers().contains_key(http::header::EXPECT);
         let wire = Arc::clone(&conn.wire);
-        let trailers = terms.trailers.clone();
-        let mut sending = request.map(|body| Upload::new(body, wire, trailers));
+        let mut sending =
+            request.map(|body| Upload::new(body, Arc::clone(&wire), self.trailers.clone()));
         if expects {
-            let wire = Arc::clone(&conn.wire);
             hyper::ext::on_informational(&mut sending, move |response| {
                 if response.status() == StatusCode::CONTINUE {
                     wire.go_on();
                 }
             });
         }
-        flight.start(conn, sending, permit, terms.upgrade.clone(), expects)?;
-        let awaiting = Awaiting {
+        flight.start(conn, sending, permit, self.upgrade.clone(), expects)?;
+        Ok(Awaiting {
             flight,
             done: false,
-        };
-        match awaiting.await {
-            Headed::Response(response) => return Ok(response),
-            Headed::Failed(refusal) => return Err(refusal),
-            Headed::Unsent(unsent, permit) => {
-                if fresh {
-                    if let Some(permit) = permit {
-                        permit.ended(Outcome::NotForwarded, false);
-                    }
-                    return Err(unreachable("closed before the request could be sent"));
-                }
-                fresh = true;
-                terms.admission = permit.map(Permit::unsent);
-                request = unsent.map(Upload::into_body);
-            }
-        }
+        })
     }
+}
+
+/// What a planted fault sends once more.
+fn without_body(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut again = Request::new(RequestBody::Spooled(Box::default()));
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    again
 }
 
 fn handle(flight: &Arc<Flight>) -> fencegate_filters::fence::Handle {
     Arc::<Flight>::clone(flight)
 }
 
-async fn connection(upstream: &Upstream, fresh: bool) -> Result<Conn, Refusal> {
-    if !fresh && let Some(conn) = upstream.kept() {
-        return Ok(conn);
-    }
-    // Boxed: it is rare, and large.
-    Box::pin(upstream.connect()).await.map_err(|error| {
+async fn connect(upstream: &Upstream, turn: Turn) -> Result<Box<Conn>, Refusal> {
+    upstream.connect(turn).await.map_err(|error| {
         tracing::warn!(upstream = %upstream.name, %error, "no connection to the upstream");
         unreachable("could not be reached")
     })

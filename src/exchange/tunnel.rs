@@ -18,7 +18,7 @@ const BUFFER: usize = 16 * 1024;
 /// Runs a tunnel until it ends, is cut, or nothing has moved for `idle`.
 pub(super) fn spawn(
     client: oneshot::Receiver<ClientStream>,
-    upstream: Conn,
+    upstream: Box<Conn>,
     permit: Option<Permit>,
     cut: Arc<Notify>,
     idle: Duration,
@@ -42,15 +42,20 @@ pub(super) fn spawn(
 
 async fn run(
     client: oneshot::Receiver<ClientStream>,
-    upstream: Conn,
+    upstream: Box<Conn>,
     idle: Duration,
 ) -> io::Result<()> {
     let client = client.await.map_err(io::Error::other)?;
-    let (upstream, read_ahead) = upstream.into_tunnel();
-    let (mut from_client, mut to_client) = client.stream.into_split();
+    let tunnel = upstream.into_tunnel();
+    let (upstream, read_ahead) = tunnel.ok_or(io::ErrorKind::Unsupported)?;
+    client.stream.keep_nothing();
+    let (mut from_client, mut to_client) = tokio::io::split(client.stream);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     to_upstream.write_all(&client.read_ahead).await?;
+    to_upstream.flush().await?;
+    // With it goes what is left of the 101.
     to_client.write_all(&read_ahead).await?;
+    to_client.flush().await?;
     let moved = std::sync::Mutex::new(Instant::now());
     let up = copy(&mut from_client, &mut to_upstream, &moved);
     let down = copy(&mut from_upstream, &mut to_client, &moved);
@@ -76,6 +81,8 @@ async fn copy(
             return to.shutdown().await;
         }
         to.write_all(buffer.get(..read).unwrap_or_default()).await?;
+        // TLS keeps what the socket has no room for, and nobody else will ask for it.
+        to.flush().await?;
     }
 }
 
@@ -86,5 +93,28 @@ async fn stalled(moved: &std::sync::Mutex<Instant>, idle: Duration) {
             return;
         }
         tokio::time::sleep_until(until).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{BufWriter, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_stays_in_a_writer_that_keeps() {
+        let (mut client, mut from) = duplex(64);
+        let (to, mut upstream) = duplex(64);
+        let copying = tokio::spawn(async move {
+            let moved = std::sync::Mutex::new(Instant::now());
+            copy(&mut from, &mut BufWriter::new(to), &moved).await
+        });
+        client.write_all(b"hello").await.unwrap();
+        let mut hello = [0; 5];
+        upstream.read_exact(&mut hello).await.unwrap();
+        assert_eq!(&hello, b"hello");
+        drop(client);
+        copying.await.unwrap().unwrap();
     }
 }

@@ -23,8 +23,12 @@ pub(super) trait Disk: Send + Sync {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Asks the kernel to make the names durable.
+    fn flush_dir(&self) -> io::Result<()>;
     /// Makes the names durable.
-    fn sync_dir(&self) -> io::Result<()>;
+    fn sync_dir(&self) -> io::Result<()> {
+        self.flush_dir().map_err(failed_sync)
+    }
 }
 
 /// One open file.
@@ -35,8 +39,23 @@ pub(super) trait DiskFile: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes at `offset`; may write fewer bytes than given.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Asks the kernel to make the contents durable.
+    fn flush(&self) -> io::Result<()>;
     /// Makes the contents durable.
-    fn sync(&self) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()> {
+        self.flush().map_err(failed_sync)
+    }
+}
+
+/// A failed sync is final whatever its reason is: a second one that succeeds would say nothing of
+/// what the first had to write. So the error is none of those after which something is tried again.
+fn failed_sync(error: io::Error) -> io::Error {
+    io::Error::other(format!("its sync failed: {error}"))
+}
+
+/// The same of another error that leaves behind what can't be gone on with.
+pub(super) fn final_error(what: &str, error: &io::Error) -> io::Error {
+    io::Error::other(format!("{what}: {error}"))
 }
 
 /// Writes all of `bytes`, whatever number of calls it takes.
@@ -100,7 +119,7 @@ pub(super) fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
-/// Whether an error means that nothing may be written, now; nothing was.
+/// Whether an error means that nothing may be written, now.
 pub(super) fn is_read_only(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }
@@ -153,7 +172,7 @@ impl Disk for Directory {
         std::fs::remove_file(self.path.join(name))
     }
 
-    fn sync_dir(&self) -> io::Result<()> {
+    fn flush_dir(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
 }
@@ -171,7 +190,7 @@ impl DiskFile for File {
         FileExt::write_at(self, bytes, offset)
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         self.sync_data()
     }
 }

@@ -1,7 +1,6 @@
 //! Opens and closes a store on a disk and an index: the order of the steps is what makes it safe.
 
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 use fencegate_filters::Key;
 use fencegate_filters::store::{Record, StoreError};
@@ -16,23 +15,46 @@ use super::rules::Rules;
 use super::shared::Shared;
 use super::table::{Lookup, Tables};
 use super::{flusher, lock_mutex, reader};
+use crate::sync::Mutex;
+use crate::sync::thread::{self, JoinHandle};
+
+/// Who commits.
+pub(super) enum Committing {
+    /// A thread of its own.
+    Thread(JoinHandle<Result<u64, StoreError>>),
+    /// Whoever steps it.
+    #[cfg(feature = "sim")]
+    Stepped(Box<Committer>),
+}
 
 /// A running store, but for the lock on its directory.
 pub(super) struct Engine {
     pub(super) shared: Arc<Shared>,
     pub(super) was_clean: bool,
     pub(super) rules: Rules,
-    committer: Mutex<Option<JoinHandle<Result<u64, StoreError>>>>,
+    pub(super) committer: Mutex<Option<Committing>>,
     others: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Engine {
-    /// Opens the store, or makes one.
+    /// Opens the store, or makes one, and starts its threads.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         open_index: OpenIndex<'_>,
         settings: &Settings,
     ) -> Result<Self, OpenError> {
+        let (engine, log) = Self::prepare(disk, open_index, settings)?;
+        let started = engine.start(log, settings.readers);
+        started.map_err(|error| OpenError::io(&settings.path, error))?;
+        Ok(engine)
+    }
+
+    /// The store as it is before its threads run, and its log.
+    pub(super) fn prepare(
+        disk: Arc<dyn Disk>,
+        open_index: OpenIndex<'_>,
+        settings: &Settings,
+    ) -> Result<(Self, Log), OpenError> {
         let opening = Opening {
             disk: &*disk,
             path: &settings.path,
@@ -63,6 +85,7 @@ impl Engine {
             return Err(opening.corrupt(CLEAN, what));
         }
         let failed = |error| opening.io("", error);
+        opening.upgrade(found.id).map_err(failed)?;
         opening.tidy(&scan).map_err(failed)?;
         let shared = found.resume(disk.clone(), settings, &scan, tables);
         let (shared, active) = shared.map_err(failed)?;
@@ -75,36 +98,34 @@ impl Engine {
                 std::io::Error::other(format!("sealing the log: {error:?}")),
             )
         })?;
-        Self::start(shared, log, was_clean, found.rules, settings.readers).map_err(failed)
-    }
-
-    fn start(
-        shared: Arc<Shared>,
-        log: Log,
-        was_clean: bool,
-        rules: Rules,
-        readers: usize,
-    ) -> std::io::Result<Self> {
-        let spawn = |name: &str, run: fn(&Shared)| {
-            let shared = Arc::clone(&shared);
-            let builder = std::thread::Builder::new().name(format!("store-{name}"));
-            builder.spawn(move || run(&shared))
-        };
         let engine = Self {
-            shared: Arc::clone(&shared),
+            shared,
             was_clean,
-            rules,
+            rules: found.rules,
             committer: Mutex::default(),
             others: Mutex::default(),
         };
-        lock_mutex(&engine.others).push(spawn("flusher", flusher::run)?);
+        Ok((engine, log))
+    }
+
+    fn start(&self, log: Log, readers: usize) -> std::io::Result<()> {
+        self.spawn("flusher", flusher::run)?;
         for _ in 0..readers.max(1) {
-            lock_mutex(&engine.others).push(spawn("reader", reader::run)?);
+            self.spawn("reader", reader::run)?;
         }
-        let committer = Committer::new(Arc::clone(&shared), log);
-        let builder = std::thread::Builder::new().name("store-committer".to_owned());
-        *lock_mutex(&engine.committer) = Some(builder.spawn(move || committer.run())?);
-        Ok(engine)
+        let committer = Committer::new(Arc::clone(&self.shared), log);
+        let builder = thread::Builder::new().name("store-committer".to_owned());
+        let thread = builder.spawn(move || committer.run())?;
+        *lock_mutex(&self.committer) = Some(Committing::Thread(thread));
+        Ok(())
+    }
+
+    pub(super) fn spawn(&self, name: &str, run: fn(&Shared)) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let builder = thread::Builder::new().name(format!("store-{name}"));
+        let thread = builder.spawn(move || run(&shared))?;
+        lock_mutex(&self.others).push(thread);
+        Ok(())
     }
 
     /// Ends the threads, once what is pending is answered, and writes `CLEAN` if asked to.
@@ -113,15 +134,12 @@ impl Engine {
         lock_mutex(&shared.commits).stop = true;
         shared.commits_wait.notify_all();
         let committer = lock_mutex(&self.committer).take();
-        let last = committer.and_then(join);
-        lock_mutex(&shared.reads).stop = true;
-        shared.reads_wait.notify_all();
-        lock_mutex(&shared.memory).stop = true;
-        shared.flusher_wait.notify_all();
-        let others = std::mem::take(&mut *lock_mutex(&self.others));
-        for thread in others {
-            join(thread);
-        }
+        let last = committer.and_then(|committer| match committer {
+            Committing::Thread(thread) => join(thread),
+            #[cfg(feature = "sim")]
+            Committing::Stepped(committer) => Some(super::stepped::run_out(*committer)),
+        });
+        self.stop_others();
         if let Some(error) = shared.failed() {
             return Err(error);
         }
@@ -134,6 +152,19 @@ impl Engine {
             })?;
         }
         Ok(())
+    }
+
+    /// Ends the threads but for the committer.
+    fn stop_others(&self) {
+        let shared = &self.shared;
+        lock_mutex(&shared.reads).stop = true;
+        shared.reads_wait.notify_all();
+        lock_mutex(&shared.memory).stop = true;
+        shared.flusher_wait.notify_all();
+        let others = std::mem::take(&mut *lock_mutex(&self.others));
+        for thread in others {
+            join(thread);
+        }
     }
 
     /// How many keys have a mark.
@@ -195,13 +226,16 @@ impl Drop for Engine {
     fn drop(&mut self) {
         if lock_mutex(&self.committer).is_some() {
             let _ = self.close(false);
+        } else {
+            // Those that ran before an open failed would keep the store, and its lock.
+            self.stop_others();
         }
     }
 }
 
 /// Joins a thread, unless it is this one: an answer may drop the last handle of the store.
 fn join<T>(thread: JoinHandle<T>) -> Option<T> {
-    if thread.thread().id() == std::thread::current().id() {
+    if thread.thread().id() == thread::current().id() {
         return None;
     }
     thread.join().ok()

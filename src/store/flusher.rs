@@ -5,7 +5,6 @@
 //! apart as a crash between the first two leaves them, so neither side can roll back unseen.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use fencegate_filters::Key;
 use fencegate_filters::store::Record;
@@ -14,11 +13,8 @@ use super::disk::{is_no_space, is_read_only, replace};
 use super::files::{CHECKPOINT, Checkpoint};
 use super::index::{IndexError, IndexMark};
 use super::lock_mutex;
-use super::shared::{FailOnPanic, Shared};
+use super::shared::{FailOnPanic, Memory, Shared};
 use super::table::Table;
-
-/// How long to wait before trying again for room.
-const NO_SPACE_WAIT: Duration = Duration::from_secs(1);
 
 enum Work {
     Flush(Vec<Key>),
@@ -58,47 +54,84 @@ pub(super) fn run(shared: &Shared) {
     loop {
         match wait(shared) {
             Work::Stop => return,
-            // A failure is remembered by `ask` itself.
-            Work::Resolve(key) => drop(shared.ask(&key)),
-            Work::MakeSpare => make_spare(shared),
-            Work::Flush(unresolved) => {
-                let flushed = flush(shared, &unresolved);
-                let mut memory = lock_mutex(&shared.memory);
-                memory.no_space = matches!(flushed, Err(FlushError::NoSpace));
-                drop(memory);
-                shared.room_wait.notify_all();
-                if let Err(FlushError::Final(why)) = flushed {
-                    shared.fail(&why);
-                }
+            work => act(shared, work),
+        }
+    }
+}
+
+/// Does one thing, if there is any; `waited`: since there was no room, long enough to try again.
+#[cfg(feature = "sim")]
+pub(super) fn step(shared: &Shared, waited: bool) -> bool {
+    let next = next(shared, &mut lock_mutex(&shared.memory), waited);
+    match next {
+        None | Some(Work::Stop) => false,
+        Some(work) => {
+            act(shared, work);
+            true
+        }
+    }
+}
+
+fn act(shared: &Shared, work: Work) {
+    match work {
+        Work::Stop => {}
+        // A failure is remembered by `ask` itself.
+        Work::Resolve(key) => drop(shared.ask(&key)),
+        Work::MakeSpare => make_spare(shared),
+        Work::Flush(unresolved) => {
+            let flushed = flush(shared, &unresolved);
+            let mut memory = lock_mutex(&shared.memory);
+            memory.no_space = matches!(flushed, Err(FlushError::NoSpace));
+            drop(memory);
+            shared.room_wait.notify_all();
+            if let Err(FlushError::Final(why)) = flushed {
+                shared.fail(&why);
             }
         }
     }
+}
+
+fn next(shared: &Shared, memory: &mut Memory, waited: bool) -> Option<Work> {
+    if memory.stop || shared.failed().is_some() {
+        return Some(Work::Stop);
+    }
+    if let Some(frozen) = memory
+        .tables
+        .frozen
+        .as_deref()
+        .filter(|_| !memory.no_space || waited)
+    {
+        let unresolved = frozen.iter().filter(|entry| !entry.resolved);
+        return Some(Work::Flush(
+            unresolved.map(|entry| entry.key.clone()).collect(),
+        ));
+    }
+    if std::mem::take(&mut memory.wants_spare) {
+        return Some(Work::MakeSpare);
+    }
+    let unresolved = memory.tables.next_unresolved();
+    unresolved.map(|(key, _)| Work::Resolve(key))
 }
 
 fn wait(shared: &Shared) -> Work {
     let mut memory = lock_mutex(&shared.memory);
     let mut waited = false;
     loop {
-        if memory.stop || shared.failed().is_some() {
-            return Work::Stop;
-        }
-        if let Some(frozen) = memory
-            .tables
-            .frozen
-            .as_deref()
-            .filter(|_| !memory.no_space || waited)
+        #[cfg(test)]
         {
-            let unresolved = frozen.iter().filter(|entry| !entry.resolved);
-            return Work::Flush(unresolved.map(|entry| entry.key.clone()).collect());
+            memory.hooks.rests = false;
         }
-        if std::mem::take(&mut memory.wants_spare) {
-            return Work::MakeSpare;
+        if let Some(work) = next(shared, &mut memory, waited) {
+            return work;
         }
-        if let Some((key, _)) = memory.tables.next_unresolved() {
-            return Work::Resolve(key);
+        #[cfg(test)]
+        {
+            memory.hooks.rests = true;
         }
         if memory.no_space {
-            let timed = shared.flusher_wait.wait_timeout(memory, NO_SPACE_WAIT);
+            let timed = shared
+                .flusher_wait
+                .wait_timeout(memory, shared.tuning.no_space_wait);
             let (guard, timeout) = super::unpoisoned(timed);
             memory = guard;
             waited |= timeout.timed_out();
@@ -108,13 +141,23 @@ fn wait(shared: &Shared) -> Work {
     }
 }
 
-/// Makes a segment ahead of need. Where that fails, the committer will try, and answer for it.
+/// Makes a segment ahead of need. Where there is no room for it, the committer will try again, and
+/// answer for it.
 fn make_spare(shared: &Shared) {
     let mut segments = lock_mutex(&shared.segments);
-    if segments.spare.is_empty()
-        && let Err(error) = segments.add_spare()
-    {
-        tracing::warn!(%error, "no segment could be made in advance");
+    if !segments.spare.is_empty() {
+        return;
+    }
+    let Err(error) = segments.add_spare() else {
+        return;
+    };
+    drop(segments);
+    match FlushError::of("making a segment", &error) {
+        FlushError::NoSpace => {
+            tracing::warn!(%error, "no segment could be made in advance");
+        }
+        // A failed sync among others, which is final.
+        FlushError::Final(why) => drop(shared.fail(&why)),
     }
 }
 

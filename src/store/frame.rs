@@ -105,9 +105,23 @@ pub(super) fn find(
     seed: u32,
     wanted: impl Fn(&Frame<'_>) -> bool,
 ) -> Option<usize> {
-    (from.next_multiple_of(ALIGN)..bytes.len())
-        .step_by(ALIGN)
-        .find(|&at| frame_at(bytes, at, seed).is_some_and(|frame| wanted(&frame)))
+    const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+    let mut begin = from.next_multiple_of(ALIGN);
+    while begin < bytes.len() {
+        let end = (begin + 1).next_multiple_of(BLOCK_BYTES).min(bytes.len());
+        let block = bytes.get(begin..end)?;
+        // Segments are long, and zeros mostly, which are compared many at once.
+        if Some(block) != ZEROS.get(..block.len()) {
+            let found = (begin..end)
+                .step_by(ALIGN)
+                .find(|&at| frame_at(bytes, at, seed).is_some_and(|frame| wanted(&frame)));
+            if found.is_some() {
+                return found;
+            }
+        }
+        begin = end;
+    }
+    None
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! cannot lose a mark, and what an ingestion returned from is durable.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ pub(super) trait Index: Send + Sync {
     /// Replaces the records of `entries`, which are sorted by key, and the mark, durably and as
     /// one.
     fn apply(&self, entries: &[(&str, &Record)], mark: IndexMark) -> Result<(), IndexError>;
+    /// Makes durable what is found at open. To be called before anything is built on it.
+    fn vouch(&self) -> Result<(), IndexError>;
     /// Up to `limit` keys that start with `prefix` and sort after `after`, in order.
     fn range(
         &self,
@@ -91,6 +94,8 @@ const MOST_UNMERGED: usize = 16;
 const MERGE_TIMEOUT: Duration = Duration::from_secs(60);
 const MERGE_POLL: Duration = Duration::from_millis(2);
 
+/// The engine's file that says which list of its tables counts.
+const CURRENT: &str = "current";
 /// Sorts before every key.
 const MARK_KEY: &[u8] = b"c";
 /// Before the text of each key.
@@ -105,6 +110,7 @@ fn index_key(text: &str) -> Vec<u8> {
 
 /// The index on fjall.
 pub(super) struct FjallIndex {
+    path: PathBuf,
     database: Database,
     marks: Keyspace,
 }
@@ -117,7 +123,7 @@ impl FjallIndex {
             // With one worker it merges tables at once. With more, the first of them leaves that to
             // the others, and passes each request round in a circle while they are busy. It is
             // there for memtables, which an ingestion does without.
-            let database = Database::builder(path)
+            let database = Database::builder(&path)
                 .worker_threads(1)
                 .cache_size(cache_bytes)
                 .open()?;
@@ -126,7 +132,12 @@ impl FjallIndex {
                 // level.
                 KeyspaceCreateOptions::default().expect_point_read_hits(false)
             })?;
-            Ok(Self { database, marks })
+            Ok((database, marks))
+        })
+        .map(|(database, marks)| Self {
+            path,
+            database,
+            marks,
         })
     }
 
@@ -167,6 +178,19 @@ impl FjallIndex {
 fn guarded<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err(IndexError::Engine("the engine panicked".to_owned())))
+}
+
+/// Syncs a directory and those in it, and the files that say which list of tables counts.
+fn sync_names(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_names(&entry.path())?;
+        } else if entry.file_name() == CURRENT {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(directory)?.sync_all()
 }
 
 impl Index for FjallIndex {
@@ -229,6 +253,13 @@ impl Index for FjallIndex {
         })
     }
 
+    /// The engine syncs a table, then the list of tables, and each name, before it renames the file
+    /// that says which list counts. Only that rename may be in the kernel's memory alone: of a
+    /// process that was killed before its last sync.
+    fn vouch(&self) -> Result<(), IndexError> {
+        sync_names(&self.path).map_err(|error| IndexError::Engine(format!("its sync: {error}")))
+    }
+
     fn range(
         &self,
         prefix: &str,
@@ -270,6 +301,7 @@ mod tests {
             mark: Token::new(0, counter).unwrap(),
             holder: Binding::Nobody,
             draining: false,
+            resets: 0,
         }
     }
 

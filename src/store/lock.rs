@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::error::OpenError;
+use super::now;
 
 /// The lock file's name.
 pub(super) const LOCK: &str = "LOCK";
@@ -43,7 +44,7 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        let taken_at = Instant::now();
+        let taken_at = now();
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))

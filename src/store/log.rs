@@ -1,13 +1,16 @@
 //! Appends frames to the log. Owned by the committer alone.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use fencegate_filters::fault::{self, Fault};
 
 use super::disk::{is_no_space, is_read_only, write_all};
 use super::frame::{BLOCK_BYTES, begin, finish, padded};
 use super::lock_mutex;
 use super::scan::Scan;
 use super::segment::{FIRST_FRAME, Segment, Segments};
+use crate::sync::Mutex;
 
 /// The writing end of the log.
 pub(super) struct Log {
@@ -16,8 +19,12 @@ pub(super) struct Log {
     active: Arc<Segment>,
     position: usize,
     last: u64,
+    /// Where a frame ends that was written and is not synced yet.
+    unsynced: Option<usize>,
     sealed: bool,
     rotated: bool,
+    /// A refused frame may stand at `position`, where the next one goes.
+    refused: bool,
     longest: usize,
     buffer: Vec<u8>,
 }
@@ -69,8 +76,10 @@ impl Log {
             active,
             position: scan.position,
             last: scan.last,
+            unsynced: None,
             sealed: false,
             rotated: true,
+            refused: false,
             longest,
             buffer: Vec::new(),
         })
@@ -96,59 +105,103 @@ impl Log {
         std::mem::take(&mut self.rotated).then(|| lock_mutex(&self.segments).live.len())
     }
 
-    /// Appends the frame in `buffer`, and syncs it; gives its sequence number.
-    pub(super) fn append(
-        &mut self,
-        buffer: &mut Vec<u8>,
-        records: u32,
-    ) -> Result<u64, AppendError> {
-        self.write(self.position, buffer, records)?;
-        self.sealed = false;
+    /// Writes the frame in `buffer` behind the last one. It is not there before it is synced.
+    pub(super) fn append(&mut self, buffer: &mut Vec<u8>, records: u32) -> Result<(), AppendError> {
+        self.write(self.position, buffer, records)
+    }
+
+    /// Syncs the frame that was written; gives its sequence number.
+    pub(super) fn sync(&mut self) -> Result<u64, AppendError> {
+        // After a failed sync the kernel may call the pages clean all the same: a second one that
+        // succeeds would say nothing.
+        let Segment { name, file, .. } = &*self.active;
+        match file.sync() {
+            Err(error) if !fault::planted(Fault::IgnoreSyncResult) => {
+                return Err(AppendError::Final(format!("syncing {name}: {error}")));
+            }
+            _ => {}
+        }
+        if let Some(end) = self.unsynced.take() {
+            self.refused = false;
+            self.last += 1;
+            self.position = end;
+            self.sealed = false;
+        }
         Ok(self.last)
     }
 
     /// Appends an empty frame, at the start of a block of its own.
     pub(super) fn seal(&mut self) -> Result<(), AppendError> {
+        self.void_refused()?;
         let mut buffer = std::mem::take(&mut self.buffer);
         begin(&mut buffer);
         let result = self.write(self.position.next_multiple_of(BLOCK_BYTES), &mut buffer, 0);
         self.buffer = buffer;
+        let result = result.and_then(|()| self.sync());
         self.sealed = result.is_ok();
-        result
+        result.map(drop)
     }
 
+    /// Takes the number of a refused frame in the place where that frame may stand.
+    ///
+    /// A write that finds no room may have written all but the zeros at the end, which is a valid
+    /// frame. Written over, it is gone. Left where it is, with its number given to a frame in
+    /// another place, it would pass for that one at the next opening.
+    fn void_refused(&mut self) -> Result<(), AppendError> {
+        if !self.refused {
+            return Ok(());
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        begin(&mut buffer);
+        let result = self.put(self.position, &mut buffer, 0);
+        self.buffer = buffer;
+        result.and_then(|()| self.sync()).map(drop)
+    }
+
+    /// Writes a frame at `position`, or at the start of the next segment.
     fn write(
         &mut self,
         mut position: usize,
         buffer: &mut Vec<u8>,
         records: u32,
     ) -> Result<(), AppendError> {
-        let sequence = self.last + 1;
         let bytes = padded(buffer.len());
         if bytes > self.longest {
             return Err(AppendError::TooLong);
+        }
+        if position + bytes > self.active.bytes {
+            self.void_refused()?;
         }
         // A segment made with another setting may be too short for the frame, so look again.
         while position + bytes > self.active.bytes {
             self.rotated = true;
             self.active = lock_mutex(&self.segments)
-                .advance(sequence)
+                .advance(self.last + 1)
                 .map_err(|error| {
                     AppendError::of("making a segment after", &self.active.name, &error)
                 })?;
             position = FIRST_FRAME;
             self.position = position;
         }
+        self.put(position, buffer, records)
+    }
+
+    /// Writes a frame in the active segment, in which there is room for it.
+    fn put(
+        &mut self,
+        position: usize,
+        buffer: &mut Vec<u8>,
+        records: u32,
+    ) -> Result<(), AppendError> {
+        let sequence = self.last + 1;
         finish(buffer, self.seed, self.active.id, sequence, records).ok_or(AppendError::TooLong)?;
         let Segment { name, file, .. } = &*self.active;
+        // Until it is there, and synced. The next frame goes to the same place, also where that is
+        // the next block, in which only a seal would begin: what stands there is written over.
+        (self.position, self.refused, self.sealed) = (position, true, false);
         write_all(&**file, buffer, position as u64)
             .map_err(|error| AppendError::of("writing", name, &error))?;
-        // After a failed sync the kernel may call the pages clean all the same: a second one that
-        // succeeds would say nothing.
-        file.sync()
-            .map_err(|error| AppendError::Final(format!("syncing {name}: {error}")))?;
-        self.last = sequence;
-        self.position = position + buffer.len();
+        self.unsynced = Some(position + buffer.len());
         Ok(())
     }
 }

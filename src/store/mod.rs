@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `frame`, `segment`, `scan`, `log` | the log: its format, its files, reading and appending |
 //! | `committer`, `flusher`, `reader` | the threads |
+//! | `stepped` | the same work without threads, for the simulation |
 //! | `table`, `index` | marks in memory, and on disk |
 //! | `opening`, `engine` | what is found at open, and the running store |
 //! | `files`, `rules`, `lock` | the small files of the directory |
@@ -16,6 +17,9 @@
 
 mod committer;
 mod disk;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod door;
 mod engine;
 mod error;
 mod files;
@@ -36,12 +40,23 @@ mod table;
 pub mod tools;
 
 #[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod orders;
+// On real threads; under a checker of threads there is `orders`.
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
 mod sim;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim_disk;
+#[cfg(feature = "sim")]
+mod stepped;
+#[cfg(feature = "sim")]
+pub use self::stepped::Pace;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, LockResult, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LockResult, PoisonError};
 use std::time::{Duration, Instant};
 
 use fencegate_filters::Key;
@@ -56,6 +71,10 @@ pub use self::medium::volatile_medium;
 use self::opening::Settings;
 pub use self::rules::NamespaceRules;
 use self::shared::Tuning;
+use crate::sync::{Mutex, MutexGuard};
+
+/// How long to wait before trying again for room.
+const NO_SPACE_WAIT: Duration = Duration::from_secs(1);
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -104,6 +123,7 @@ impl Options {
                 flush_segments: self.flush_segments.max(1),
                 memory_keys: self.memory_keys.max(1),
                 idle: self.idle,
+                no_space_wait: NO_SPACE_WAIT,
             },
         }
     }
@@ -262,6 +282,11 @@ fn open_index(
     }
     let index = FjallIndex::open(path, cache_bytes)?;
     Ok(Arc::new(index))
+}
+
+/// Now, by the clock that a runtime's timers go by; the system's where there is no runtime.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// Locks a mutex whose holders leave nothing half done when they panic: a thread of ours that

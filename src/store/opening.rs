@@ -1,7 +1,7 @@
 //! What is in a store's directory before its threads run: found, made, checked and tidied.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use fencegate_filters::store::Raise;
 
@@ -16,6 +16,7 @@ use super::scan::{Scan, Scanner};
 use super::segment::{MIN_BYTES, Segment, Segments, is_segment};
 use super::shared::{Shared, Tuning};
 use super::table::Tables;
+use crate::sync::Mutex;
 
 /// What an engine is opened with.
 #[derive(Clone, Debug)]
@@ -81,8 +82,21 @@ impl Opening<'_> {
         }
     }
 
+    /// Writes what version it has from now on, before anything that an older one can't read.
+    pub(super) fn upgrade(&self, id: StoreId) -> std::io::Result<()> {
+        let current = Format::write(id);
+        if read_file(self.disk, FORMAT)?.as_ref() == Some(&current) {
+            return Ok(());
+        }
+        replace(self.disk, FORMAT, &current)
+    }
+
     /// Removes what is no longer needed, the clean marker above all, before anything is admitted.
+    ///
+    /// The names that are found may be in the kernel's memory alone, of a process that was killed
+    /// before their sync. A removal that outlived what it follows from would leave a damaged store.
     pub(super) fn tidy(&self, scan: &Scan) -> std::io::Result<()> {
+        self.disk.sync_dir()?;
         let names = self.disk.list()?;
         for name in names {
             let leftover = scan.leftover.contains(&name) || name.ends_with(".new");
@@ -240,6 +254,9 @@ impl Found {
         let active = segments.live.back().map(|live| Arc::clone(&live.segment));
         let active = active.ok_or(std::io::ErrorKind::NotFound)?;
         segments.next_id = last_id.unwrap_or(active.id) + 1;
+        segments.vouch()?;
+        let vouched = self.index.vouch();
+        vouched.map_err(|error| std::io::Error::other(error.to_string()))?;
         let checkpoint = Checkpoint {
             generation: self.mark.generation,
             sequence: self.mark.sequence,

@@ -1,9 +1,11 @@
 //! How a record is written, in the log and in the index, and how two records of one key merge.
 //!
 //! ```text
-//! record = epoch u64, counter u64, flags u8, [ holder length u16, holder ]     ; little endian
-//! raise  = key length u16, key, record
+//! record = epoch u64, counter u64, flags u8, [ holder length u16, holder ], [ resets u64 ]
+//! raise  = key length u16, key, record                                        ; little endian
 //! ```
+//!
+//! The resets are there, and their flag is set, only where there have been some.
 
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ const UNBOUND: u8 = 0;
 const NOBODY: u8 = 1;
 const HOLDER: u8 = 2;
 const DRAINING: u8 = 0b100;
+const RESET: u8 = 0b1000;
 
 /// Appends `record` to `out`. Fails, and appends nothing, where the holder is too long to write.
 pub(super) fn encode_record(record: &Record, out: &mut Vec<u8>) -> Result<(), TooLong> {
@@ -29,10 +32,14 @@ pub(super) fn encode_record(record: &Record, out: &mut Vec<u8>) -> Result<(), To
     let draining = if record.draining { DRAINING } else { 0 };
     out.extend_from_slice(&record.mark.epoch().to_le_bytes());
     out.extend_from_slice(&record.mark.counter().to_le_bytes());
-    out.push(binding | draining);
+    let reset = if record.resets > 0 { RESET } else { 0 };
+    out.push(binding | draining | reset);
     if let Some((length, name)) = holder {
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(name.as_bytes());
+    }
+    if reset != 0 {
+        out.extend_from_slice(&record.resets.to_le_bytes());
     }
     Ok(())
 }
@@ -104,13 +111,18 @@ impl<'a> Reader<'a> {
             }
             _ => return None,
         };
-        if flags & !(BINDING | DRAINING) != 0 {
+        if flags & !(BINDING | DRAINING | RESET) != 0 {
             return None;
         }
+        let resets = match flags & RESET {
+            0 => 0,
+            _ => u64::from_le_bytes(self.array()?),
+        };
         Some(Record {
             mark: Token::new(epoch, counter).unwrap_or(Token::NONE),
             holder,
             draining: flags & DRAINING != 0,
+            resets,
         })
     }
 }
@@ -129,7 +141,12 @@ mod tests {
             mark: Token::new(7, counter).unwrap(),
             holder,
             draining,
+            resets: 0,
         }
+    }
+
+    fn reset(record: Record, resets: u64) -> Record {
+        Record { resets, ..record }
     }
 
     #[test]
@@ -138,6 +155,8 @@ mod tests {
             record(1, Binding::Unbound, false),
             record(u64::MAX, Binding::Nobody, true),
             record(3, Binding::Holder("pod-7".into()), true),
+            reset(record(4, Binding::Holder("pod-7".into()), false), 1),
+            reset(record(5, Binding::Unbound, true), u64::MAX),
         ];
         let mut bytes = Vec::new();
         for (n, record) in records.iter().enumerate() {
@@ -150,7 +169,7 @@ mod tests {
             encode_raise(&Raise { key, record }, &mut bytes).unwrap();
         }
         let mut read = Vec::new();
-        assert_eq!(decode_raises(&bytes, |raise| read.push(raise)), Some(3));
+        assert_eq!(decode_raises(&bytes, |raise| read.push(raise)), Some(5));
         assert_eq!(read[2].key.as_str(), "objects/2");
         assert_eq!(read[2].record, records[2]);
     }
@@ -159,7 +178,7 @@ mod tests {
     fn no_bytes_make_it_panic() {
         let mut bytes = Vec::new();
         let key = Key::from_text("objects/1");
-        let record = record(9, Binding::Holder("h".into()), false);
+        let record = reset(record(9, Binding::Holder("h".into()), false), 7);
         encode_raise(&Raise { key, record }, &mut bytes).unwrap();
         for at in 0..bytes.len() {
             for value in 0..=255 {
@@ -195,5 +214,25 @@ mod tests {
         assert_eq!(known, record(5, Binding::Holder("a".into()), true));
         merge(&mut known, record(6, Binding::Unbound, false));
         assert_eq!(known, record(6, Binding::Unbound, false));
+    }
+
+    #[test]
+    fn a_reset_lowers_a_mark_in_whatever_order_records_come() {
+        let written = [
+            record(50, Binding::Nobody, true),
+            reset(record(34, Binding::Unbound, false), 1),
+            reset(record(35, Binding::Nobody, false), 1),
+            record(51, Binding::Nobody, false),
+        ];
+        for first in 0..4 {
+            for second in 0..4 {
+                let mut known = written[first].clone();
+                merge(&mut known, written[second].clone());
+                for one in &written {
+                    merge(&mut known, one.clone());
+                }
+                assert_eq!(known, written[2], "{first} before {second}");
+            }
+        }
     }
 }

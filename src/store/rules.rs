@@ -1,7 +1,6 @@
 //! The fingerprints of each namespace's rules, in one small file.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Disk, replace};
 use super::files::{RULES, seal, unseal};
 use super::lock_mutex;
+use crate::sync::Mutex;
 
 /// What a namespace's keys were made by, and how long its upstreams may work on what is unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

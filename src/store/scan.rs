@@ -147,14 +147,21 @@ impl Scanner<'_> {
             }
         }
         found.sort_by_key(|segment| segment.id);
-        let (mut chain, mut strays) = (Vec::new(), Vec::new());
+        let (found, mut strays) = self.one_of_each(found)?;
+        let mut chain = Vec::new();
         let mut next = self.checkpoint.segment;
         for segment in found {
             if segment.id == next {
                 next += 1;
                 chain.push(segment);
-            } else {
+            } else if chain.is_empty() {
                 strays.push(segment.name);
+            } else {
+                // Ids go on without a gap, those in reserve included. What was in the missing one
+                // is not known, and it may have been acknowledged.
+                let what =
+                    format!("segment {next} of the log is missing, and a later one is there");
+                return Err(self.corrupt(&segment.name, None, what));
             }
         }
         if chain.is_empty() {
@@ -166,6 +173,43 @@ impl Scanner<'_> {
             leftover,
             strays,
         })
+    }
+
+    /// Of the files with one id, which are next to each other, the one with frames of that use; and
+    /// the names of the others.
+    ///
+    /// No two should have one. Where it happened all the same, frames went to one of them alone.
+    fn one_of_each(&self, found: Vec<Segment>) -> Result<(Vec<Segment>, Vec<String>), OpenError> {
+        let (mut kept, mut others) = (Vec::<Segment>::new(), Vec::new());
+        for segment in found {
+            let Some(last) = kept.pop_if(|last| last.id == segment.id) else {
+                kept.push(segment);
+                continue;
+            };
+            let (first, second) = (self.has_frames(&last)?, self.has_frames(&segment)?);
+            if first && second {
+                let what = format!(
+                    "{} has the id {} too, and frames as well",
+                    last.name, last.id
+                );
+                return Err(self.corrupt(&segment.name, None, what));
+            }
+            let (keep, other) = if second {
+                (segment, last)
+            } else {
+                (last, segment)
+            };
+            kept.push(keep);
+            others.push(other.name);
+        }
+        Ok((kept, others))
+    }
+
+    /// Whether a segment has a frame of the use that its header names.
+    fn has_frames(&self, segment: &Segment) -> Result<bool, OpenError> {
+        let bytes = read_all(&*segment.file).map_err(|error| self.io(&segment.name, error))?;
+        let of_this_use = |frame: &Frame<'_>| frame.segment == segment.id;
+        Ok(find(&bytes, FIRST_FRAME, self.seed, of_this_use).is_some())
     }
 
     /// Reads the frames of one segment; gives where the last of them begins and ends.

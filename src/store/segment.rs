@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile, write_all};
+use super::disk::{Disk, DiskFile, final_error, is_no_space, is_read_only, write_all};
 use super::frame::BLOCK_BYTES;
 
 /// Where a segment's frames begin.
@@ -83,21 +83,44 @@ impl Segments {
     pub(super) fn add_spare(&mut self) -> io::Result<()> {
         let id = self.next_id;
         let name = format!("{PREFIX}{id:012}");
-        match self.create(&name, id) {
-            Ok(segment) => {
-                self.next_id += 1;
-                self.spare.push_back(Arc::new(segment));
-                Ok(())
-            }
-            Err(error) => {
-                // Half a segment without a header is harmless, but it takes room.
-                let _ = self.disk.remove(&name);
+        let file = self.create(&name).inspect_err(|_| {
+            // Half a segment without a header is harmless, but it takes room.
+            let _ = self.disk.remove(&name);
+        })?;
+        let segment = Segment {
+            name,
+            file,
+            id,
+            bytes: self.bytes,
+        };
+        self.begin_use(&segment)?;
+        self.next_id += 1;
+        self.spare.push_back(Arc::new(segment));
+        Ok(())
+    }
+
+    /// Writes and syncs the header of a segment that is to be used under its id.
+    ///
+    /// After an error the id may go to another segment. So where a part of the header may have been
+    /// written, the file is gone for good, or the error is a final one.
+    fn begin_use(&self, segment: &Segment) -> io::Result<()> {
+        let Segment { name, file, .. } = segment;
+        let header = header(self.seed, segment.id, segment.bytes);
+        match write_all(&**file, &header, 0) {
+            Ok(()) => file.sync(),
+            Err(error) if is_no_space(&error) || is_read_only(&error) => {
+                let gone = self.disk.remove(name);
+                gone.and_then(|()| self.disk.sync_dir()).map_err(|gone| {
+                    let what = format!("{name} got no header ({error}), and was not removed");
+                    final_error(&what, &gone)
+                })?;
                 Err(error)
             }
+            Err(error) => Err(error),
         }
     }
 
-    fn create(&self, name: &str, id: u64) -> io::Result<Segment> {
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let file = self.disk.create(name)?;
         let zeros = vec![0; self.bytes.min(1 << 20)];
         let mut offset = 0;
@@ -109,14 +132,22 @@ impl Segments {
         // The header vouches for the length and the name, so it comes after both.
         file.sync()?;
         self.disk.sync_dir()?;
-        write_all(&*file, &header(self.seed, id, self.bytes), 0)?;
-        file.sync()?;
-        Ok(Segment {
-            name: name.to_owned(),
-            file,
-            id,
-            bytes: self.bytes,
-        })
+        Ok(file)
+    }
+
+    /// Writes and syncs the headers again of the segments that frames may come to.
+    ///
+    /// To be called at open. Such a header may have come from the kernel's memory alone, of a
+    /// process that was killed before its sync or whose sync failed. After a failed sync the kernel
+    /// may take it for clean, and the sync of a frame would no longer bring it to the disk.
+    pub(super) fn vouch(&self) -> io::Result<()> {
+        let last = self.live.back().map(|live| &live.segment);
+        for segment in last.into_iter().chain(&self.spare) {
+            let header = header(self.seed, segment.id, segment.bytes);
+            write_all(&*segment.file, &header, 0)?;
+            segment.file.sync()?;
+        }
+        Ok(())
     }
 
     /// Goes on to the next segment, whose first frame will have the number `first`.
@@ -158,11 +189,15 @@ impl Segments {
             match Arc::try_unwrap(segment) {
                 Ok(mut segment) if reusable => {
                     segment.id = self.next_id;
-                    let header = header(self.seed, segment.id, segment.bytes);
-                    write_all(&*segment.file, &header, 0)?;
-                    segment.file.sync()?;
-                    self.next_id += 1;
-                    self.spare.push_back(Arc::new(segment));
+                    match self.begin_use(&segment) {
+                        Ok(()) => {
+                            self.next_id += 1;
+                            self.spare.push_back(Arc::new(segment));
+                        }
+                        // Its file is gone; another one will be made.
+                        Err(error) if is_no_space(&error) || is_read_only(&error) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 Ok(segment) => self.disk.remove(&segment.name)?,
                 Err(segment) => self.disk.remove(&segment.name)?,

@@ -1,11 +1,12 @@
 //! What the store's threads share, and how it fails: once, and for good.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fencegate_filters::Key;
+use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::store::{Raise, Record, Reply, StoreError};
 
 use super::disk::Disk;
@@ -14,6 +15,7 @@ use super::index::Index;
 use super::lock_mutex;
 use super::segment::Segments;
 use super::table::{Lookup, Tables};
+use crate::sync::{AtomicBool, Condvar, Mutex};
 
 /// The most commits, and the most reads, that may wait at once.
 const MOST_WAITING: usize = 1 << 20;
@@ -32,8 +34,10 @@ pub(super) struct Asked {
 
 #[derive(Default)]
 pub(super) struct CommitQueue {
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: VecDeque<Pending>,
     pub(super) stop: bool,
+    #[cfg(test)]
+    pub(super) hooks: Hooks,
 }
 
 #[derive(Default)]
@@ -51,6 +55,18 @@ pub(super) struct Memory {
     /// The index found no room the last time.
     pub(super) no_space: bool,
     pub(super) stop: bool,
+    #[cfg(test)]
+    pub(super) hooks: Hooks,
+}
+
+/// Lets a test run a thread of the store step by step.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct Hooks {
+    /// The thread waits, and had nothing to do when it began to.
+    pub(super) rests: bool,
+    /// The log is to be sealed now, as when it is idle.
+    pub(super) seal: bool,
 }
 
 type Hook = Box<dyn FnOnce(Arc<str>) + Send>;
@@ -70,6 +86,8 @@ pub(super) struct Tuning {
     pub(super) memory_keys: usize,
     /// How long the log is idle before it is sealed.
     pub(super) idle: Duration,
+    /// How long to wait before trying again for room.
+    pub(super) no_space_wait: Duration,
 }
 
 /// What the committer, the flusher, the readers and the callers share.
@@ -162,7 +180,10 @@ impl Shared {
         drop(lock_mutex(&self.memory));
         self.room_wait.notify_all();
         self.flusher_wait.notify_all();
-        let commits = std::mem::take(&mut lock_mutex(&self.commits).pending);
+        let mut commits = VecDeque::new();
+        if !fault::planted(Fault::LoseReplies) {
+            std::mem::swap(&mut commits, &mut lock_mutex(&self.commits).pending);
+        }
         self.commits_wait.notify_all();
         let reads = std::mem::take(&mut lock_mutex(&self.reads).asked);
         self.reads_wait.notify_all();
@@ -205,9 +226,9 @@ impl Shared {
             } else if queue.pending.len() >= MOST_WAITING {
                 Some((reply, "too many commits are waiting"))
             } else {
-                queue.pending.push(Pending { raises, reply });
+                queue.pending.push_back(Pending { raises, reply });
                 // Only an empty queue has the committer waiting.
-                if queue.pending.len() == 1 {
+                if queue.pending.len() == 1 && !fault::planted(Fault::DropNotify) {
                     self.commits_wait.notify_one();
                 }
                 None

@@ -25,7 +25,7 @@ pub(super) struct Entry {
     pub(super) record: Record,
     /// Whether `record` is merged with the index's, and `new` is known.
     pub(super) resolved: bool,
-    /// Whether neither the index nor an older table has the key.
+    /// Whether neither the index nor an older table has the key, and it counts as one.
     pub(super) new: bool,
 }
 
@@ -66,7 +66,7 @@ impl Table {
             merge(&mut entry.record, newer);
         }
         entry.resolved = true;
-        entry.new = found.is_none() && !elsewhere;
+        entry.new = found.is_none() && !elsewhere && !key.is_internal();
         self.new += u64::from(entry.new);
     }
 }
@@ -142,7 +142,7 @@ impl Tables {
                         entry.resolved = older.resolved;
                     } else if let Ok(hint) = self.hints.find_entry(hash, |hint| hint.0 == key) {
                         let ((_, found), _) = hint.remove();
-                        entry.new = found.is_none();
+                        entry.new = found.is_none() && !key.is_internal();
                         entry.resolved = true;
                         if let Some(mut found) = found {
                             merge(&mut found, entry.record);
@@ -250,6 +250,7 @@ mod tests {
             mark: Token::new(0, counter).unwrap(),
             holder: Binding::Unbound,
             draining: false,
+            resets: 0,
         }
     }
 

@@ -204,7 +204,8 @@ fn count(index: &dyn Index) -> Result<u64, super::IndexError> {
     let (mut keys, mut after) = (0, None::<String>);
     loop {
         let chunk = index.range("", after.as_deref(), CHUNK)?;
-        keys += chunk.len() as u64;
+        let marks = chunk.iter().filter(|one| !one.0.starts_with(Key::INTERNAL));
+        keys += marks.count() as u64;
         match chunk.into_iter().next_back() {
             Some((last, _)) => after = Some(last),
             None => return Ok(keys),
@@ -249,6 +250,9 @@ impl Line {
             key: key.as_str().to_owned(),
             token: record.mark.to_string(),
             holder: match &record.holder {
+                // Of a lock the last token is kept. A lease is not for another store: whoever has it
+                // can't know of that one.
+                _ if key.is_internal() => None,
                 Binding::Unbound => None,
                 Binding::Nobody => Some(String::new()),
                 Binding::Holder(name) => Some(name.to_string()),
@@ -261,7 +265,12 @@ impl Line {
         let Some((namespace, key)) = self.key.split_once('/') else {
             return Err(format!("the key {:?} has no namespace", self.key));
         };
-        if namespace.is_empty() || key.is_empty() || key.len() > Key::MAX_BYTES {
+        let most = match namespace.starts_with(Key::INTERNAL) {
+            // Of a lock this is the namespace and the key.
+            true => 2 * Key::MAX_BYTES,
+            false => Key::MAX_BYTES,
+        };
+        if namespace.is_empty() || key.is_empty() || key.len() > most {
             return Err(format!("{:?} is not a key", self.key));
         }
         if namespace.len() > Key::MAX_BYTES {
@@ -285,6 +294,7 @@ impl Line {
                 mark,
                 holder,
                 draining: self.draining,
+                resets: 0,
             },
         })
     }
@@ -346,14 +356,34 @@ pub fn import(directory: &Path, lines: &mut dyn BufRead) -> Result<u64, ToolErro
         if chunk.is_empty() {
             break;
         }
-        let (sender, receiver) = mpsc::channel();
-        let reply = Reply::new(move |result| {
-            let _ = sender.send(result);
-        });
-        store.commit(chunk, reply);
-        let dropped = StoreError::Unavailable("the store dropped the call".into());
-        receiver.recv().unwrap_or(Err(dropped))?;
+        // A line says nothing of resets: it raises the mark as it is now.
+        let known: Vec<_> = chunk
+            .iter()
+            .map(|raise| asked(|reply| store.read(&raise.key, reply)))
+            .collect();
+        let mut chunk = chunk;
+        for (raise, known) in chunk.iter_mut().zip(known) {
+            raise.record.resets = answer(&known)?.map_or(0, |known| known.resets);
+        }
+        answer(&asked(|reply| store.commit(chunk, reply)))?;
     }
     store.close(store.was_clean())?;
     Ok(count)
+}
+
+type Asked<T> = mpsc::Receiver<Result<T, StoreError>>;
+
+/// Makes one call to the store.
+fn asked<T: Send + 'static>(call: impl FnOnce(Reply<T>)) -> Asked<T> {
+    let (sender, receiver) = mpsc::channel();
+    call(Reply::new(move |result| {
+        let _ = sender.send(result);
+    }));
+    receiver
+}
+
+/// Waits for the answer to one.
+fn answer<T>(asked: &Asked<T>) -> Result<T, StoreError> {
+    let dropped = StoreError::Unavailable("the store dropped the call".into());
+    asked.recv().unwrap_or(Err(dropped))
 }

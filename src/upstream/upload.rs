@@ -13,8 +13,8 @@ use super::wire::Wire;
 use crate::body::RequestBody;
 
 /// Trailer fields that a recipient may merge into the header (RFC 9110, section 6.5.1): what the
-/// fence decides by must not come from there.
-pub const NOT_IN_TRAILERS: &[HeaderName] = &[
+/// fence decides by, and what the gateway says of the client, must not come from there.
+pub static NOT_IN_TRAILERS: [HeaderName; 17] = [
     header::HOST,
     header::AUTHORIZATION,
     header::CONNECTION,
@@ -24,6 +24,14 @@ pub const NOT_IN_TRAILERS: &[HeaderName] = &[
     header::TRAILER,
     header::UPGRADE,
     header::EXPECT,
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-cluster-client-ip"),
+    HeaderName::from_static("true-client-ip"),
 ];
 
 /// A request body that can be held, watched and stopped.

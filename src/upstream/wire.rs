@@ -26,10 +26,15 @@ pub enum UploadError {
 pub struct Wire {
     body_ended: AtomicBool,
     sent_whole: AtomicBool,
+    /// Of HTTP/2 alone: the upstream has said what it speaks.
+    greeted: AtomicBool,
+    /// Of HTTP/2 alone: anything was written since the request began.
+    wrote: AtomicBool,
     stopped: AtomicBool,
     may_continue: AtomicBool,
     waits_for_client: AtomicBool,
     progressed: AtomicBool,
+    empty: AtomicBool,
     /// Bytes read since the request began, until its response's head has come.
     head_bytes: AtomicUsize,
     upload_error: AtomicU8,
@@ -41,6 +46,7 @@ impl Wire {
     pub fn begin(&self, empty: bool, held: bool) {
         self.body_ended.store(empty, Ordering::Relaxed);
         self.sent_whole.store(false, Ordering::Relaxed);
+        self.wrote.store(false, Ordering::Relaxed);
         self.stopped.store(false, Ordering::Relaxed);
         self.may_continue.store(!held, Ordering::Relaxed);
         self.waits_for_client.store(false, Ordering::Relaxed);
@@ -65,6 +71,32 @@ impl Wire {
         if self.body_ended() {
             self.sent_whole.store(true, Ordering::Release);
         }
+    }
+
+    /// The socket has taken the last frame of the request.
+    pub(super) fn sent_last_frame(&self) {
+        self.sent_whole.store(true, Ordering::Release);
+    }
+
+    /// The socket has taken something.
+    pub(super) fn has_written(&self) {
+        self.wrote.store(true, Ordering::Relaxed);
+        self.progress();
+    }
+
+    /// Whether the socket has taken anything since the request began.
+    pub(super) fn wrote(&self) -> bool {
+        self.wrote.load(Ordering::Relaxed)
+    }
+
+    /// The upstream has begun as HTTP/2 begins.
+    pub(super) fn greet(&self) {
+        self.greeted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the upstream has begun as HTTP/2 begins.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted.load(Ordering::Relaxed)
     }
 
     /// Whether the request has been handed to the socket whole.
@@ -113,6 +145,21 @@ impl Wire {
             self.progressed.store(false, Ordering::Relaxed);
             true
         }
+    }
+
+    /// The codec's turn begins: the socket may have something.
+    pub(super) fn begin_turn(&self) {
+        self.empty.store(false, Ordering::Relaxed);
+    }
+
+    /// The socket was found empty, and calls when it no longer is.
+    pub(super) fn found_empty(&self) {
+        self.empty.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was found empty in this turn, and need not be asked again.
+    pub(super) fn is_empty(&self) -> bool {
+        self.empty.load(Ordering::Relaxed)
     }
 
     /// The response's head has come: what is read from now on is its body.

@@ -7,6 +7,8 @@ use super::{HeadLimits, Violation, field};
 
 /// Hex digits of a chunk's size: what 64 bits hold.
 const MAX_SIZE_DIGITS: usize = 16;
+/// As for a Content-Length: beyond this no signed counter holds it.
+const MAX_SIZE: u64 = i64::MAX as u64;
 /// Extensions mean nothing to anybody here; these bounds keep them from being a body of their own.
 const MAX_EXTENSION_BYTES: usize = 256;
 const MAX_EXTENSION_BYTES_PER_BODY: usize = 16 * 1024;
@@ -112,7 +114,7 @@ impl Chunks {
 
     fn chunk_size(&mut self, line: &[u8]) -> Result<u64, Violation> {
         const MALFORMED: Violation =
-            Violation::bad("A chunk's size is not 1 to 16 hexadecimal digits.");
+            Violation::bad("A chunk's size is not 1 to 16 hexadecimal digits, or above 2^63.");
         let digits = line
             .iter()
             .position(|byte| !byte.is_ascii_hexdigit())
@@ -134,7 +136,10 @@ impl Chunks {
             return Err(Violation::bad("The chunk extensions are too long."));
         }
         let text = std::str::from_utf8(digits).map_err(|_| MALFORMED)?;
-        u64::from_str_radix(text, 16).map_err(|_| MALFORMED)
+        match u64::from_str_radix(text, 16) {
+            Ok(size) if size <= MAX_SIZE => Ok(size),
+            _ => Err(MALFORMED),
+        }
     }
 
     fn trailer(&mut self, rest: &[u8], limits: &HeadLimits) -> Result<Step, Violation> {

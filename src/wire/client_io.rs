@@ -16,6 +16,7 @@ use crate::flat::poll_write_parts;
 
 use super::buffer::Buffer;
 use super::linger::Farewell;
+use super::meter::PREFACE;
 use super::{ConnState, Guard, HeadLimits, LingerLimits, Next, Phase, Violation};
 
 /// Renders the whole response to a head that broke a rule; it must say `Connection: close`.
@@ -42,7 +43,11 @@ pub struct ClientIo<S> {
     starved: bool,
     at_boundary: bool,
     broken: Option<Violation>,
+    /// The first bytes may turn out to be the preface of HTTP/2.
+    watches_for_preface: bool,
     eof: bool,
+    /// The turn in which the stream was last found empty.
+    empty_in: u32,
     /// Something was written and is not flushed, or is to be written still.
     dirty: bool,
 }
@@ -67,9 +72,19 @@ impl<S> ClientIo<S> {
             starved: true,
             at_boundary: false,
             broken: None,
+            watches_for_preface: false,
             eof: false,
+            empty_in: 0,
             dirty: false,
         }
+    }
+
+    /// Where the client begins with the preface of HTTP/2, the codec is told that the stream has
+    /// ended, and [`ConnState::is_http2`] tells the driver: [`Self::into_inner`] has the stream.
+    #[must_use]
+    pub fn watch_for_preface(mut self) -> Self {
+        self.watches_for_preface = true;
+        self
     }
 
     /// What the stream is doing, shared with the service and the driver.
@@ -109,8 +124,30 @@ impl<S> ClientIo<S> {
         }
     }
 
+    /// Looks whether the first bytes are the preface. `false`: it takes more of them to know.
+    fn tell_protocol(&mut self) -> bool {
+        let pending = self.buffer.pending();
+        let count = pending.len().min(PREFACE.len());
+        let same = pending.get(..count) == PREFACE.get(..count);
+        if same && count < PREFACE.len() {
+            self.starved = true;
+            if self.state.phase() != Phase::Head {
+                self.state.head_began();
+            }
+            return false;
+        }
+        self.watches_for_preface = false;
+        if same {
+            self.state.speak_http2();
+        }
+        true
+    }
+
     /// Lets the guard judge what has arrived, and notes what that says of the connection.
     fn judge(&mut self) {
+        if self.watches_for_preface && (!self.tell_protocol() || self.state.is_http2()) {
+            return;
+        }
         let was_head = self.guard.in_head();
         let seen = self.guard.inspect(self.buffer.pending());
         self.buffer.approve(seen.pass);
@@ -173,7 +210,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(self.buffer.poll_fill(cx, &mut self.stream))? {
+        let turn = self.state.turn();
+        if turn != 0 && self.empty_in == turn {
+            return Poll::Pending;
+        }
+        let Poll::Ready(filled) = self.buffer.poll_fill(cx, &mut self.stream) else {
+            self.empty_in = turn;
+            return Poll::Pending;
+        };
+        match filled? {
             0 => self.eof = true,
             _ => {
                 self.starved = false;
@@ -211,6 +256,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
             }
             if self.farewell.is_some() {
                 return self.poll_farewell(cx).map(Ok);
+            }
+            if self.state.is_http2() {
+                return Poll::Ready(Ok(()));
             }
             if let Some(violation) = self.broken {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)));

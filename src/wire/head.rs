@@ -6,11 +6,13 @@ use memchr::memchr;
 use super::{Violation, field};
 
 /// Far above every registered method.
-const MAX_METHOD_BYTES: usize = 64;
+pub const MAX_METHOD_BYTES: usize = 64;
 /// Two spaces, `HTTP/1.1` and CR, around method and target.
 const REQUEST_LINE_REST: usize = 11;
 /// RFC 9112, section 6.2 sets no upper bound; beyond this no signed counter holds it.
 const MAX_LENGTH: u64 = i64::MAX as u64;
+/// Those of 2^64.
+const MAX_LENGTH_DIGITS: usize = 20;
 
 /// How large a request's head may be.
 #[derive(Clone, Copy, Debug)]
@@ -243,17 +245,17 @@ fn request_line(line: &[u8], limits: &HeadLimits) -> Result<bool, Violation> {
     Ok(http_10)
 }
 
-/// What could not be parsed above must not get there: it would be answered without a body there.
+/// What could not be parsed above must not get there: it would be answered without a body there. A
+/// fragment is no part of a target (RFC 9112, section 3.2), and hops cut it off or take it for path.
 fn check_target(target: &[u8]) -> Result<(), Violation> {
     // Neither has an early exit, so that both compile to vector code.
-    let visible = target
-        .iter()
-        .fold(true, |all, &byte| all & (byte > 0x20) & (byte < 0x7f));
+    let visible = target.iter().fold(true, |all, &byte| {
+        all & (byte > 0x20) & (byte < 0x7f) & (byte != b'#')
+    });
     let plain = target
         .iter()
         .fold(target.first() == Some(&b'/'), |all, &byte| {
-            let odd =
-                (byte == b'"') | (byte == b'#') | (byte == b'<') | (byte == b'>') | (byte == b'\\');
+            let odd = (byte == b'"') | (byte == b'<') | (byte == b'>') | (byte == b'\\');
             all & !odd & (byte != b'^') & (byte != b'`') & (byte < b'{')
         });
     if !visible || target.is_empty() {
@@ -267,11 +269,12 @@ fn check_target(target: &[u8]) -> Result<(), Violation> {
     Ok(())
 }
 
-/// RFC 9110, section 8.6: 1*DIGIT, and of one number only.
+/// RFC 9110, section 8.6: 1*DIGIT, and of one number only. Zeros in front are legal; more digits
+/// than any number needs are refused, since not every reader takes them.
 fn content_length(value: &[u8]) -> Result<u64, Violation> {
     const MALFORMED: Violation =
         Violation::bad("Content-Length is not one decimal number below 2^63.");
-    if value.is_empty() {
+    if value.is_empty() || value.len() > MAX_LENGTH_DIGITS {
         return Err(MALFORMED);
     }
     let length = value.iter().try_fold(0_u64, |length, byte| {

@@ -2,7 +2,7 @@
 //! the driver that polls both. Atomics only on the way of an ordinary request.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -10,6 +10,9 @@ use std::time::Duration;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
+
+use super::meter::Flood;
+use crate::clock;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +44,16 @@ pub struct ConnState {
     last_progress: AtomicU64,
     /// Zero: no write is pending.
     write_blocked_since: AtomicU64,
+    /// Counts the driver's turns; zero where nobody does.
+    turn: AtomicU32,
     answered: AtomicBool,
     tunnel: AtomicBool,
     expired: AtomicBool,
     /// Set only while bytes of a next request are held back.
     held: AtomicBool,
+    http2: AtomicBool,
+    /// Zero: no flood.
+    flood: AtomicU8,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -60,12 +68,28 @@ impl ConnState {
             last_read: AtomicU64::new(0),
             last_progress: AtomicU64::new(0),
             write_blocked_since: AtomicU64::new(0),
+            turn: AtomicU32::new(0),
             answered: AtomicBool::new(true),
             tunnel: AtomicBool::new(false),
             expired: AtomicBool::new(false),
             held: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
+            flood: AtomicU8::new(0),
             waker: Mutex::new(None),
         })
+    }
+
+    /// The driver's task has been woken, for whatever reason, and polls the codec until it waits
+    /// again. A socket that was found empty in a turn is not asked again in the same turn: whatever
+    /// comes meanwhile wakes the task anew.
+    pub fn begin_turn(&self) {
+        let next = self.turn.load(Ordering::Relaxed).wrapping_add(1);
+        self.turn.store(next.max(1), Ordering::Relaxed);
+    }
+
+    /// The turn that is under way; zero where nobody counts.
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Ordering::Relaxed)
     }
 
     /// What the connection is doing.
@@ -152,6 +176,52 @@ impl ConnState {
         self.tunnel.load(Ordering::Acquire)
     }
 
+    /// Whether the client began with the preface of HTTP/2.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Acquire)
+    }
+
+    /// The client speaks HTTP/2: from now on its requests are streams.
+    pub(crate) fn speak_http2(&self) {
+        self.http2.store(true, Ordering::Release);
+    }
+
+    /// The flood that the client has sent, if it has.
+    #[must_use]
+    pub fn flooded(&self) -> Option<Flood> {
+        match self.flood.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Flood::Overhead),
+            _ => Some(Flood::Resets),
+        }
+    }
+
+    pub(super) fn flood(&self, flood: Flood) {
+        let number = match flood {
+            Flood::Overhead => 1,
+            Flood::Resets => 2,
+        };
+        self.flood.store(number, Ordering::Relaxed);
+    }
+
+    /// Of an HTTP/2 connection: whether requests are on it, and whether the last of them has just
+    /// ended. The time between two of them runs from there, whatever else passes meanwhile.
+    pub(crate) fn serve_streams(&self, any: bool, just_ended: bool) {
+        if just_ended {
+            self.last_progress.store(self.now(), Ordering::Relaxed);
+        }
+        // What has begun to arrive has a time of its own.
+        if self.phase() != Phase::Head {
+            self.set_phase(if any { Phase::Body } else { Phase::Idle });
+        }
+    }
+
+    /// What had begun has come whole.
+    pub(super) fn head_ended(&self) {
+        self.set_phase(Phase::Body);
+    }
+
     pub(super) fn is_expired(&self) -> bool {
         self.expired.load(Ordering::Acquire)
     }
@@ -187,6 +257,11 @@ impl ConnState {
         self.write_blocked_since.store(0, Ordering::Relaxed);
     }
 
+    /// A write has moved, which says nothing of requests.
+    pub(super) fn write_moved(&self) {
+        self.write_blocked_since.store(0, Ordering::Relaxed);
+    }
+
     pub(super) fn write_blocked(&self) {
         if self.write_blocked_since.load(Ordering::Relaxed) == 0 {
             self.write_blocked_since
@@ -215,7 +290,8 @@ impl ConnState {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.accepted.elapsed().as_micros()).unwrap_or(u64::MAX)
+        let open = clock::now().saturating_duration_since(self.accepted);
+        u64::try_from(open.as_micros()).unwrap_or(u64::MAX)
     }
 
     fn at(&self, micros: u64) -> Instant {

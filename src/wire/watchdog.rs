@@ -1,7 +1,7 @@
 //! The clock over a client's connection: one timer, set anew only when it fires or is too late.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -46,6 +46,8 @@ pub enum Expired {
 pub struct Watchdog {
     timeouts: ConnTimeouts,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Whom the timer wakes, once it is armed.
+    waker: Option<Waker>,
 }
 
 impl Watchdog {
@@ -55,6 +57,7 @@ impl Watchdog {
         Self {
             timeouts,
             sleep: None,
+            waker: None,
         }
     }
 
@@ -63,24 +66,35 @@ impl Watchdog {
     pub fn poll_expired(&mut self, cx: &mut Context<'_>, state: &ConnState) -> Poll<Expired> {
         loop {
             let due = self.timeouts.due(state);
+            let armed = self.is_armed_for(cx);
             match (&mut self.sleep, due) {
                 (None, None) => return Poll::Pending,
                 (None, Some((at, _))) => self.sleep = Some(Box::pin(sleep_until(at))),
                 (Some(sleep), Some((at, _))) if at < sleep.deadline() => sleep.as_mut().reset(at),
+                (Some(sleep), _) if armed && !sleep.is_elapsed() => return Poll::Pending,
                 _ => {}
             }
             let Some(sleep) = &mut self.sleep else {
                 return Poll::Pending;
             };
             if sleep.as_mut().poll(cx).is_pending() {
+                self.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
+            self.waker = None;
             match due {
                 Some((at, expired)) if at <= sleep.deadline() => return Poll::Ready(expired),
                 Some((at, _)) => sleep.as_mut().reset(at),
                 None => self.sleep = None,
             }
         }
+    }
+
+    /// Whether the timer is set and wakes this task: then it need not be looked at until it does.
+    fn is_armed_for(&self, cx: &Context<'_>) -> bool {
+        self.waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
     }
 }
 

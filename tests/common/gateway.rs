@@ -1,5 +1,6 @@
 //! The real binary, started on ports of its own over a store of its own.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::config::Config;
+use super::history::Token;
 use super::http::{Request, Response};
 use super::wait::{PATIENCE, eventually};
 
@@ -21,10 +23,20 @@ pub(crate) struct Gateway {
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
     config: Config,
-    fault: Option<&'static str>,
+    launch: Launch,
     dir: TempDir,
     child: Child,
     errors: Errors,
+}
+
+/// How the process is started.
+#[derive(Clone, Default)]
+pub(crate) struct Launch {
+    /// The fault that is planted (a build with the feature `faults` has them).
+    pub(crate) fault: Option<&'static str>,
+    /// What stands before the binary: a program that runs it in its own place, and its arguments.
+    pub(crate) under: Vec<String>,
+    pub(crate) variables: Vec<(&'static str, String)>,
 }
 
 /// A gateway that ended instead of becoming ready.
@@ -37,37 +49,47 @@ pub(crate) struct Failed {
 impl Gateway {
     /// Starts the gateway and waits until it is ready.
     pub(crate) fn start(config: Config) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), config, None)
+        Self::start_with_fault(config, None)
     }
 
-    /// The same with a fault planted (a build with the feature `faults` has them).
+    /// The same with a fault planted.
     pub(crate) fn start_with_fault(config: Config, fault: Option<&'static str>) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), config, fault)
+        let launch = Launch {
+            fault,
+            ..Launch::default()
+        };
+        Self::try_start(tempfile::tempdir().unwrap(), config, launch).unwrap_or_else(|failed| {
+            panic!("the gateway ended instead of becoming ready: {failed:?}")
+        })
     }
 
-    fn start_in(dir: TempDir, config: Config, fault: Option<&'static str>) -> Self {
+    /// Starts it in a directory that may have a store, and waits until it is ready or has ended.
+    pub(crate) fn try_start(dir: TempDir, config: Config, launch: Launch) -> Result<Self, Failed> {
+        let mut gateway = Self::begin(dir, config, launch);
+        gateway.become_ready()?;
+        Ok(gateway)
+    }
+
+    /// Starts it and waits for nothing.
+    pub(crate) fn begin(dir: TempDir, config: Config, launch: Launch) -> Self {
         config.write(&dir.path().join("config.yaml"), &dir.path().join("store"));
-        let (child, errors) = spawn(dir.path(), fault);
-        let mut gateway = Self {
+        let (child, errors) = spawn(dir.path(), &launch);
+        Self {
             http: SocketAddr::from(([0, 0, 0, 0], 0)),
             admin: SocketAddr::from(([0, 0, 0, 0], 0)),
             config,
-            fault,
+            launch,
             dir,
             child,
             errors,
-        };
-        if let Err(failed) = gateway.become_ready() {
-            panic!("the gateway ended instead of becoming ready: {failed:?}");
         }
-        gateway
     }
 
     /// Starts the gateway over `store` where it is expected to end at once.
     pub(crate) fn fails(config: Config, store: &Path) -> Failed {
         let dir = tempfile::tempdir().unwrap();
         config.write(&dir.path().join("config.yaml"), store);
-        let (mut child, errors) = spawn(dir.path(), None);
+        let (mut child, errors) = spawn(dir.path(), &Launch::default());
         match ready(&mut child, &errors) {
             Err(failed) => failed,
             Ok(_) => {
@@ -81,7 +103,7 @@ impl Gateway {
         }
     }
 
-    fn become_ready(&mut self) -> Result<(), Failed> {
+    pub(crate) fn become_ready(&mut self) -> Result<(), Failed> {
         let (http, admin) = ready(&mut self.child, &self.errors)?;
         self.http = http;
         self.admin = admin;
@@ -158,11 +180,25 @@ impl Gateway {
         self.restart_as(config);
     }
 
+    /// From the next start on it is started so.
+    pub(crate) fn launch(&mut self, launch: Launch) {
+        self.launch = launch;
+    }
+
+    pub(crate) fn try_restart(&mut self) -> Result<(), Failed> {
+        self.try_restart_as(self.config.clone())
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     pub(crate) fn try_restart_as(&mut self, config: Config) -> Result<(), Failed> {
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.rewrite(config);
-        (self.child, self.errors) = spawn(self.dir.path(), self.fault);
+        (self.child, self.errors) = spawn(self.dir.path(), &self.launch);
         self.become_ready()
     }
 
@@ -178,20 +214,78 @@ impl Gateway {
             .send(self.admin)
     }
 
+    /// Where the lock service is.
+    pub(crate) fn locks(&self) -> SocketAddr {
+        let line = self.says("locks=");
+        let found = line.split("locks=").nth(1).unwrap();
+        found.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// One call of the lock service, not yet sent.
+    pub(crate) fn lock_call(&self, key: &str, action: &str, body: &Value) -> Request {
+        Request::new("POST", &format!("/v1/locks/{}/{action}", encoded(key)))
+            .host("localhost")
+            .body(body.to_string())
+    }
+
+    /// What the lock service says of a lock.
+    pub(crate) fn lock_view(&self, key: &str) -> Response {
+        Request::get(&format!("/v1/locks/{}", encoded(key)))
+            .host("localhost")
+            .send(self.locks())
+    }
+
+    /// One call of the admin API that changes something, in JSON.
+    pub(crate) fn admin_post(&self, target: &str, body: &str) -> Response {
+        self.admin_call(target, body).send(self.admin)
+    }
+
+    /// The same, not yet sent.
+    pub(crate) fn admin_call(&self, target: &str, body: &str) -> Request {
+        Request::new("POST", target)
+            .host(&self.admin.to_string())
+            .header("Content-Type", "application/json")
+            .body(body)
+    }
+
+    /// The call that resets the mark of a key, its namespace included.
+    pub(crate) fn reset_call(&self, key: &str, from: &str, to: &str) -> Request {
+        let body = format!(r#"{{"from":"{from}","to":"{to}"}}"#);
+        self.admin_call(&format!("/v1/keys/{}/reset", encoded(key)), &body)
+    }
+
+    /// The call that raises it.
+    pub(crate) fn raise_call(&self, key: &str, token: &str) -> Request {
+        let body = format!(r#"{{"token":"{token}"}}"#);
+        self.admin_call(&format!("/v1/keys/{}/raise", encoded(key)), &body)
+    }
+
     /// The admin's view of a key, its namespace included; `None` where it has no mark.
     pub(crate) fn key(&self, key: &str) -> Option<Value> {
-        let encoded: String = key
-            .bytes()
-            .map(|byte| match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
-                other => format!("%{other:02X}"),
-            })
-            .collect();
+        let encoded = encoded(key);
         let response = self.admin_get(&format!("/v1/keys/{encoded}"));
         match response.status {
             200 => Some(response.json()),
             404 => None,
             other => panic!("{other} for the view of {key}: {}", response.text()),
+        }
+    }
+
+    /// All marks, by key.
+    pub(crate) fn marks(&self) -> BTreeMap<String, Token> {
+        let (mut marks, mut after) = (BTreeMap::new(), String::new());
+        loop {
+            let page = self
+                .admin_get(&format!("/v1/keys?limit=1000{after}"))
+                .json();
+            for view in page["keys"].as_array().unwrap() {
+                let mark = Token::parse(view["mark"].as_str().unwrap()).unwrap();
+                marks.insert(view["key"].as_str().unwrap().to_owned(), mark);
+            }
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={}", encoded(next)),
+                None => return marks,
+            }
         }
     }
 
@@ -254,6 +348,16 @@ impl Drop for Gateway {
     }
 }
 
+/// A key as one segment of a path, or one value of a query.
+fn encoded(key: &str) -> String {
+    key.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
 /// The binary under test.
 pub(crate) fn binary() -> Command {
     Command::new(env!("CARGO_BIN_EXE_fencegate"))
@@ -268,8 +372,15 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn spawn(dir: &Path, fault: Option<&str>) -> (Child, Errors) {
-    let mut command = binary();
+fn spawn(dir: &Path, launch: &Launch) -> (Child, Errors) {
+    let mut command = match launch.under.split_first() {
+        None => binary(),
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(binary().get_program());
+            command
+        }
+    };
     command
         .args(["serve", "--config"])
         .arg(dir.join("config.yaml"))
@@ -277,9 +388,11 @@ fn spawn(dir: &Path, fault: Option<&str>) -> (Child, Errors) {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    command.env_remove("FENCEGATE_FAULT");
-    if let Some(fault) = fault {
+    if let Some(fault) = launch.fault {
         command.env("FENCEGATE_FAULT", fault);
+    }
+    for (name, value) in &launch.variables {
+        command.env(name, value);
     }
     let mut child = command.spawn().unwrap();
     let errors = Errors::default();

@@ -1,5 +1,6 @@
 //! What the resource saw, and the checker of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
@@ -76,9 +77,18 @@ impl Write {
     }
 }
 
-/// The log of a resource, in the order in which requests reached it.
+/// A reset of a mark that was answered as done: the mark went down somewhere in between.
+#[derive(Clone, Debug)]
+pub(crate) struct Lowered {
+    /// The resource.
+    pub(crate) key: String,
+    pub(crate) asked: Event,
+    pub(crate) answered: Event,
+}
+
+/// The log of a resource, in the order in which requests reached it, and the resets of its marks.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct History(pub(crate) Vec<Write>);
+pub(crate) struct History(pub(crate) Vec<Write>, pub(crate) Vec<Lowered>);
 
 /// Two requests on one key that the fence should have kept apart.
 #[derive(Debug)]
@@ -90,14 +100,22 @@ pub(crate) struct Violation {
 }
 
 impl History {
-    /// Finds the first pair of requests that breaks G1 or G2.
+    /// Finds the first pair of requests that breaks G1 or G2, but for resets.
+    ///
+    /// A lower token may follow a higher one where a reset may lie between them, and then the higher
+    /// one's write must have ended before: a reset drains everything.
     ///
     /// A read with a token is fenced like a write but holds nobody back, so it may be the newer of
     /// a violating pair and never the older.
     pub(crate) fn check(&self) -> Result<(), Box<Violation>> {
+        let mut by_key = BTreeMap::<&str, Vec<&Write>>::new();
+        for write in &self.0 {
+            by_key.entry(&write.key).or_default().push(write);
+        }
         for older in self.0.iter().filter(|write| !write.safe) {
             let Some(low) = older.token else { continue };
-            for newer in self.0.iter().filter(|other| other.key == older.key) {
+            let others = by_key.get(older.key.as_str());
+            for newer in others.into_iter().flatten().copied() {
                 let Some(high) = newer.token else { continue };
                 if low >= high {
                     continue;
@@ -111,6 +129,20 @@ impl History {
                     }))
                 };
                 if older.began > newer.began {
+                    let reset = self.1.iter().any(|reset| {
+                        reset.key == older.key
+                            && newer.began < reset.answered
+                            && reset.asked < older.began
+                    });
+                    if reset && (newer.safe || newer.ended.is_some_and(|end| end < older.began)) {
+                        continue;
+                    }
+                    if reset {
+                        return violation(
+                            "G2",
+                            "a write from before a reset had not ended when one from after it began",
+                        );
+                    }
                     return violation("G1", "the lower token was admitted after the higher one");
                 }
                 if older.ended.is_none_or(|ended| ended > newer.began) {
@@ -119,6 +151,28 @@ impl History {
                         "the lower token's write had not ended when the higher one began",
                     );
                 }
+            }
+        }
+        self.check_resets()
+    }
+
+    /// What had begun before a reset was asked for has ended when it is answered, whatever its token.
+    fn check_resets(&self) -> Result<(), Box<Violation>> {
+        for reset in &self.1 {
+            let late = self.0.iter().find(|write| {
+                write.key == reset.key
+                    && !write.safe
+                    && write.token.is_some()
+                    && write.began < reset.asked
+                    && write.ended.is_none_or(|ended| ended > reset.answered)
+            });
+            if let Some(late) = late {
+                return Err(Box::new(Violation {
+                    rule: "G2",
+                    what: "a reset was answered while a write from before it was in flight",
+                    older: late.clone(),
+                    newer: late.clone(),
+                }));
             }
         }
         Ok(())
@@ -139,6 +193,17 @@ impl History {
             .filter(|write| write.key == key)
             .filter_map(|write| write.token)
             .max()
+    }
+
+    /// The highest token that reached the resource, for every key.
+    pub(crate) fn highest_of_all(&self) -> BTreeMap<String, Token> {
+        let mut highest = BTreeMap::<String, Token>::new();
+        for write in &self.0 {
+            let Some(token) = write.token else { continue };
+            let known = highest.entry(write.key.clone()).or_default();
+            *known = token.max(*known);
+        }
+        highest
     }
 
     /// Every key that a token reached.

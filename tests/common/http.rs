@@ -337,6 +337,27 @@ impl Request {
         }
     }
 
+    /// Its fields as HTTP/2 has them, and its body.
+    pub(crate) fn for_http2(&self) -> (Vec<(String, String)>, Option<Vec<u8>>) {
+        let pseudo = [
+            (":method", &*self.method),
+            (":scheme", "http"),
+            (":authority", &*self.host),
+            (":path", &*self.target),
+        ];
+        let mut fields: Vec<_> = pseudo
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        for (name, value) in &self.fields {
+            fields.push((name.to_ascii_lowercase(), value.clone()));
+        }
+        if let Some(body) = &self.body {
+            fields.push(("content-length".to_owned(), body.len().to_string()));
+        }
+        (fields, self.body.clone())
+    }
+
     fn bytes(&self, framing: Option<&str>, body: &[u8]) -> Vec<u8> {
         let mut head = format!(
             "{} {} HTTP/1.1\r\nHost: {}\r\n",

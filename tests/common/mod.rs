@@ -15,18 +15,26 @@
 )]
 
 mod config;
+mod doors;
 mod gateway;
 mod history;
 mod http;
-mod parse;
+pub(crate) mod http2;
+pub(crate) mod http2_server;
+pub(crate) mod issuer;
+pub(crate) mod parse;
 mod recorder;
 mod stage;
+pub(crate) mod store;
 mod storm;
+pub(crate) mod strace;
+pub(crate) mod tls;
 mod wait;
 
 pub(crate) use config::Config;
-pub(crate) use gateway::{Failed, Gateway, Signal, binary, run};
-pub(crate) use history::{History, Token, Violation, Write};
+pub(crate) use doors::Door;
+pub(crate) use gateway::{Failed, Gateway, Launch, Signal, binary, run};
+pub(crate) use history::{Event, History, Token, Violation, Write};
 pub(crate) use http::{Connection, Ended, Request, Response, send_raw};
 pub(crate) use recorder::{Broken, Exchange, Next, Recorder};
 pub(crate) use stage::Stage;

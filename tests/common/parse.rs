@@ -92,6 +92,10 @@ impl Body {
         }
     }
 
+    pub(crate) const fn framing(&self) -> Framing {
+        self.framing
+    }
+
     /// Moves what of `bytes` belongs to the body to `out`. An error is broken framing.
     pub(crate) fn feed(&mut self, bytes: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), String> {
         while !self.done && !bytes.is_empty() {

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::history::{Event, History, Token, Write};
+use super::history::{Event, History, Lowered, Token, Write};
+use super::issuer;
 use super::parse::{Body, Head};
 use super::wait::{Gate, PATIENCE};
 
@@ -31,6 +32,8 @@ pub(crate) struct Recorder {
     shared: Arc<Shared>,
     address: SocketAddr,
     fillers: Mutex<Vec<TcpStream>>,
+    /// Whether the resource ends with it.
+    main: bool,
 }
 
 struct Shared {
@@ -48,6 +51,7 @@ struct Shared {
 struct Log {
     order: u64,
     writes: Vec<Write>,
+    resets: Vec<Lowered>,
     raw: HashMap<u64, Vec<u8>>,
 }
 
@@ -125,22 +129,30 @@ impl Recorder {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                let id = accepting.connections.fetch_add(1, Ordering::SeqCst);
-                let stream = Arc::new(stream);
-                accepting
-                    .streams
-                    .lock()
-                    .unwrap()
-                    .insert(id, Arc::clone(&stream));
-                let shared = Arc::clone(&accepting);
-                std::thread::spawn(move || Served::new(shared, id, stream).serve());
+                serve(&accepting, Arc::new(stream));
             }
         });
         Self {
             shared,
             address,
             fillers: Mutex::default(),
+            main: true,
         }
+    }
+
+    /// The same resource, for somebody who brings it connections.
+    pub(super) fn beside(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            address: self.address,
+            fillers: Mutex::default(),
+            main: false,
+        }
+    }
+
+    /// Serves a connection, and returns its number.
+    pub(super) fn serve(&self, stream: Arc<TcpStream>) -> u64 {
+        serve(&self.shared, stream)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -183,7 +195,24 @@ impl Recorder {
 
     /// All that has reached the resource so far.
     pub(crate) fn history(&self) -> History {
-        History(self.shared.log.lock().unwrap().writes.clone())
+        let log = self.shared.log.lock().unwrap();
+        History(log.writes.clone(), log.resets.clone())
+    }
+
+    /// Now, in the order of the log.
+    pub(crate) fn now(&self) -> Event {
+        self.shared.log.lock().unwrap().event()
+    }
+
+    /// The mark of the key behind this path has been reset; it was asked for at `asked`.
+    pub(crate) fn was_reset(&self, path: &str, asked: Event) {
+        let mut log = self.shared.log.lock().unwrap();
+        let answered = log.event();
+        log.resets.push(Lowered {
+            key: path.to_owned(),
+            asked,
+            answered,
+        });
     }
 
     /// How many requests have reached the resource.
@@ -249,7 +278,7 @@ impl Recorder {
             .wait_timeout_while(log, PATIENCE, |log| found(log).is_none())
             .unwrap();
         found(&log).unwrap_or_else(|| {
-            let history = History(log.writes.clone());
+            let history = History(log.writes.clone(), log.resets.clone());
             panic!("{tag:?} should {what} at the resource\n{history}")
         })
     }
@@ -264,10 +293,23 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
+        if !self.main {
+            return;
+        }
         self.shared.stopped.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
         self.close_connections();
     }
+}
+
+fn serve(shared: &Arc<Shared>, stream: Arc<TcpStream>) -> u64 {
+    let id = shared.connections.fetch_add(1, Ordering::SeqCst);
+    let mut streams = shared.streams.lock().unwrap();
+    streams.insert(id, Arc::clone(&stream));
+    drop(streams);
+    let shared = Arc::clone(shared);
+    std::thread::spawn(move || Served::new(shared, id, stream).serve());
+    id
 }
 
 /// One connection of the resource's.
@@ -359,7 +401,9 @@ impl<'a> Exchange<'a> {
             safe: safe.contains(&method.as_str()) && !upgrade,
             method,
             tag: head.get("x-tag").unwrap_or_default().to_owned(),
-            token: head.get("fencing-token").and_then(Token::parse),
+            token: head.get("fencing-token").and_then(|sent| {
+                Token::parse(sent).or_else(|| Token::parse(&issuer::claimed(sent)?))
+            }),
             connection: served.id,
             fields: head.fields.clone(),
             target,

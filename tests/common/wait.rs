@@ -8,11 +8,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A door that is shut until somebody opens it, and open ever after.
 #[derive(Clone, Default)]
-pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>, Duration);
 
 impl Gate {
     pub(crate) fn new() -> Self {
         Self::default()
+    }
+
+    /// One that stays shut for so long on purpose.
+    pub(crate) fn shut_for(time: Duration) -> Self {
+        Self(Arc::default(), time)
     }
 
     pub(crate) fn open(&self) {
@@ -36,7 +41,7 @@ impl Gate {
     }
 
     pub(crate) fn wait(&self) {
-        assert!(self.wait_for(PATIENCE), "nobody opened the gate");
+        assert!(self.wait_for(PATIENCE + self.1), "nobody opened the gate");
     }
 }
 

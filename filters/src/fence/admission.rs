@@ -17,13 +17,15 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
-use tokio::time::Sleep;
 
 use super::Fence;
 use super::in_flight::{Cut, Handle, Uploads};
 use super::lane::{Access, Ask, Held, Ticket};
 use super::step::{self, Arrival, Bounds, Effects, Places, Refused};
+use crate::fault::{self, Fault};
 use crate::refusal::{Outcome, Reason, Refusal};
+pub(super) use crate::sync::now;
+use crate::sync::{Sleep, sleep_until, try_spawn};
 use crate::{Key, Token};
 
 /// What an advance does with older writes, and how long it waits (`fence.drain`).
@@ -121,6 +123,11 @@ impl Claim {
                 None,
                 "The mark could not be read or made durable, so nothing was forwarded; try again later.",
             ),
+            Refused::Sealed => (
+                Reason::Draining,
+                None,
+                "The mark of this key is being reset by an administrator, and nothing is let through until then; try again.",
+            ),
             Refused::Queue => (
                 Reason::Busy,
                 None,
@@ -174,16 +181,18 @@ impl Claim {
 #[must_use = "a claim is admitted only when this is polled"]
 pub struct Admit {
     fence: Fence,
-    claim: Option<Claim>,
+    claim: Option<Box<Claim>>,
     places: Places,
     /// When it first had to wait, or the drain that it waits for began.
     began: Option<Instant>,
     waiting: bool,
     deadline: Option<Deadline>,
+    /// Whether it still has to raise every mark.
+    advances: bool,
 }
 
 /// What a close may take: a write that was cut settles from its end, not from the cut.
-const CLOSE: Duration = Duration::from_secs(1);
+pub(super) const CLOSE: Duration = Duration::from_secs(1);
 
 /// A day that nobody waits for: what stands for an instant too far away to be told.
 const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
@@ -195,11 +204,6 @@ pub(super) fn after(from: Instant, wait: Duration) -> tokio::time::Instant {
         .into()
 }
 
-/// Now, by the clock that the runtime's timers go by.
-pub(super) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
 struct Deadline {
     sleep: Pin<Box<Sleep>>,
     /// Whether older writes have been cut when it first ran out.
@@ -207,7 +211,7 @@ struct Deadline {
 }
 
 impl Admit {
-    pub(super) fn new(fence: Fence, claim: Claim) -> Self {
+    pub(super) fn new(fence: Fence, claim: Box<Claim>) -> Self {
         Self {
             fence,
             claim: Some(claim),
@@ -215,7 +219,15 @@ impl Admit {
             began: None,
             waiting: false,
             deadline: None,
+            advances: false,
         }
+    }
+
+    /// The same for a token that is new: a mark that equals it is as one above it, for somebody else
+    /// has come with it.
+    pub fn advancing(mut self) -> Self {
+        self.advances = true;
+        self
     }
 
     /// One look at the lanes. `None`: it waits.
@@ -224,12 +236,18 @@ impl Admit {
             fence,
             claim,
             places,
+            advances,
             ..
         } = self;
         let claim = claim.as_ref()?;
         let table = &fence.table;
         if table.is_stopping() {
-            return Some(Err(stopping(claim)));
+            if places.waited {
+                table.with_lanes(&claim.keys, true, |mut view| {
+                    step::leave(&mut view.lanes, places);
+                });
+            }
+            return Some(Err(stopping(claim, table)));
         }
         let bounds = Bounds {
             waiting: claim.drain.waiting,
@@ -239,6 +257,17 @@ impl Admit {
         let first = self.began;
         let retry = places.waited;
         let (arrival, since) = table.with_lanes(&claim.keys, retry, |mut view| {
+            if *advances {
+                let mut lanes = view.lanes.iter().zip(&claim.asks);
+                let taken = lanes.position(|(lane, ask)| lane.mark() == Some(ask.token));
+                if let Some((index, ask)) = taken.and_then(|at| Some((at, claim.asks.get(at)?))) {
+                    if places.waited {
+                        step::leave(&mut view.lanes, places);
+                    }
+                    let stale = Refused::Stale(ask.token);
+                    return (Arrival::Refused(index, stale), None);
+                }
+            }
             let arrival = step::arrive(
                 &mut view.lanes,
                 &claim.asks,
@@ -247,6 +276,8 @@ impl Admit {
                 waker,
                 &mut effects,
             );
+            // Raised, or refused: what it looks at from here on is its own mark.
+            *advances &= arrival == Arrival::Unread;
             // The drain's clock runs from the first raise: a newer token does not start it anew.
             if !matches!(arrival, Arrival::Waiting | Arrival::Unread) {
                 return (arrival, None);
@@ -370,7 +401,7 @@ impl Future for Admit {
             };
             let until = after(this.began.unwrap_or_else(now), claim.drain.timeout);
             let deadline = this.deadline.get_or_insert_with(|| Deadline {
-                sleep: Box::pin(tokio::time::sleep_until(until)),
+                sleep: Box::pin(sleep_until(until)),
                 cut: false,
             });
             ready!(deadline.sleep.as_mut().poll(cx));
@@ -413,14 +444,15 @@ impl Observation {
 #[must_use = "an admitted request holds nobody until it is sent"]
 pub struct Admission {
     fence: Fence,
-    claim: Claim,
+    /// Boxed once, since it goes through many hands.
+    claim: Box<Claim>,
     /// Whether it keeps its lanes.
     pinned: bool,
     observed: Option<Arc<Observation>>,
 }
 
 impl Admission {
-    pub(super) fn observed(fence: Fence, claim: Claim, seen: Arc<Observation>) -> Self {
+    pub(super) fn observed(fence: Fence, claim: Box<Claim>, seen: Arc<Observation>) -> Self {
         Self {
             fence,
             claim,
@@ -469,7 +501,7 @@ impl Admission {
             })
         });
         let Some(sent) = sent else {
-            return Err(stopping(claim));
+            return Err(stopping(claim, table));
         };
         self.pinned = false;
         match sent {
@@ -484,13 +516,19 @@ impl Admission {
 }
 
 /// The answer to a request that the stop of the gateway finds unsent.
-fn stopping(claim: &Claim) -> Refusal {
-    claim.refuse(
-        0,
-        Reason::ShuttingDown,
-        None,
-        "The gateway is stopping; nothing was forwarded, so it is safe to try again elsewhere or later.",
-    )
+fn stopping(claim: &Claim, table: &super::table::Table) -> Refusal {
+    let (reason, detail) = if table.has_failed() {
+        (
+            Reason::StoreUnavailable,
+            "The store of the marks has failed and the gateway stops; nothing was forwarded, so it is safe to try again elsewhere or later.",
+        )
+    } else {
+        (
+            Reason::ShuttingDown,
+            "The gateway is stopping; nothing was forwarded, so it is safe to try again elsewhere or later.",
+        )
+    };
+    claim.refuse(0, reason, None, detail)
 }
 
 impl Drop for Admission {
@@ -593,15 +631,12 @@ impl Permit {
         if !settles {
             return;
         }
-        // Without a runtime nobody can tell when it has settled: then it never does.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
         let settled = after(now(), self.admission.claim.drain.settle);
         let (table, tickets) = (Arc::clone(table), self.tickets.clone());
         let claim = self.admission.claim.clone();
-        runtime.spawn(async move {
-            tokio::time::sleep_until(settled).await;
+        // Without a runtime nobody can tell when it has settled: then it never does.
+        try_spawn(async move {
+            sleep_until(settled).await;
             let tokens = claim.asks.iter().map(|ask| ask.token);
             for ((key, ticket), token) in claim.keys.iter().zip(&tickets).zip(tokens) {
                 if ticket.is_some() {
@@ -614,6 +649,6 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.end(true);
+        self.end(!fault::planted(Fault::PanicCompletes));
     }
 }

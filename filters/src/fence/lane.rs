@@ -5,7 +5,7 @@
 //! by which a request in flight is drained or cut; a model checker can put `()` for both.
 //!
 //! What must always hold:
-//! - the mark never goes down;
+//! - the mark never goes down, but by a [`reset`] that waited for everything to end;
 //! - nothing waits with a token below the mark;
 //! - a request is let through only while the mark that it carries is durable, no write with a lower
 //!   token is in flight or unsettled, and no hold is on.
@@ -14,6 +14,7 @@
 
 use smallvec::SmallVec;
 
+use self::reset::Reset;
 use crate::Token;
 use crate::fault::{self, Fault};
 pub use crate::key::Access;
@@ -121,6 +122,8 @@ pub struct Lane<W, X> {
     waiting: Vec<Waiting<W>>,
     /// Those that wait for the mark to be read: they have not been compared yet.
     unread: Vec<(Waiter, W)>,
+    /// The reset of the mark that is under way.
+    reset: Option<Box<Reset<W>>>,
 }
 
 impl<W: Clone, X: Clone> Lane<W, X> {
@@ -142,6 +145,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             unsettled: Vec::new(),
             waiting: Vec::new(),
             unread: Vec::new(),
+            reset: None,
         }
     }
 
@@ -156,7 +160,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     fn set_record(&mut self, record: Option<Record>, held: bool) {
         self.loading = None;
         self.hold = match &record {
-            Some(record) if held => {
+            Some(record) if held && !fault::planted(Fault::NoCrashHold) => {
                 if record.draining && !fault::planted(Fault::NoDrainingHold) {
                     Hold::All
                 } else {
@@ -210,6 +214,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             && self.unread.is_empty()
             && self.committing == 0
             && self.durable == self.change
+            && self.reset.is_none()
     }
 
     /// Nothing that was forwarded is in flight or unsettled.
@@ -291,8 +296,10 @@ impl<W: Clone, X: Clone> Lane<W, X> {
 
     /// Whether the newest change failed to commit, so that an equal token must commit it again.
     #[must_use]
-    pub const fn needs_commit(&self) -> bool {
-        self.durable < self.change && self.failed >= self.change
+    pub fn needs_commit(&self) -> bool {
+        self.durable < self.change
+            && self.failed >= self.change
+            && !fault::planted(Fault::FailedCommitWedges)
     }
 
     /// The handles of writes in flight whose token is below `token`.
@@ -311,7 +318,10 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     /// The wakers of all that wait.
     pub fn wakers(&self) -> impl Iterator<Item = &W> {
         let waiting = self.waiting.iter().map(|one| &one.waker);
-        waiting.chain(self.unread.iter().map(|one| &one.1))
+        let reset = self.reset.iter().map(|reset| &reset.waker);
+        waiting
+            .chain(self.unread.iter().map(|one| &one.1))
+            .chain(reset)
     }
 
     // What happens.
@@ -319,9 +329,10 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     /// The read of number `read` has ended. A read that this lane does not wait for changes
     /// nothing. Returns whom to wake.
     pub fn loaded(&mut self, read: u64, record: Option<Record>, held: bool) -> Vec<W> {
-        if self.loading != Some(read) {
+        if self.loading != Some(read) && !fault::planted(Fault::LateReadOverwrites) {
             return Vec::new();
         }
+        let record = record.filter(|_| !fault::planted(Fault::ForgetMarks));
         self.set_record(record, held);
         self.unread_wakers()
     }
@@ -354,6 +365,14 @@ impl<W: Clone, X: Clone> Lane<W, X> {
         }
     }
 
+    /// What the cache has of this key, where a fault makes it decide: a lane that is there knows
+    /// better.
+    pub fn recall(&mut self, cached: Option<Record>) {
+        if fault::planted(Fault::CacheDecides) && cached.is_some() {
+            self.record = cached;
+        }
+    }
+
     /// Raises or binds the mark to what `ask` says; from this instant older tokens are stale.
     ///
     /// Returns the record to commit as change [`Self::change`]; wakes those who have become stale.
@@ -379,6 +398,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             mark: ask.token,
             holder,
             draining,
+            resets: self.record.as_ref().map_or(0, |old| old.resets),
         };
         self.record = Some(record.clone());
         self.change += 1;
@@ -409,7 +429,9 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     pub fn committed(&mut self, change: u64, durable: bool) -> Vec<W> {
         debug_assert!(self.committing > 0);
         self.committing = self.committing.saturating_sub(1);
-        if durable {
+        let durable = durable || fault::planted(Fault::IgnoreSyncResult);
+        let reset = self.reset_committed(change, durable);
+        let mut wake: Vec<W> = if durable {
             self.durable = self.durable.max(change);
             self.released()
         } else {
@@ -418,7 +440,9 @@ impl<W: Clone, X: Clone> Lane<W, X> {
                 .drain(..)
                 .map(|waiting| waiting.waker)
                 .collect()
-        }
+        };
+        wake.extend(reset);
+        wake
     }
 
     /// Whether this request waits here.
@@ -491,7 +515,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             return (None, Vec::new());
         };
         let ended = self.in_flight.swap_remove(at);
-        if settles {
+        if settles && !fault::planted(Fault::UnknownCompletes) {
             match self.unsettled.iter_mut().find(|one| one.0 == ended.token) {
                 Some(same) => same.1 += 1,
                 None => self.unsettled.push((ended.token, 1)),
@@ -534,5 +558,8 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     }
 }
 
+#[cfg(feature = "faults")]
+pub mod renumber;
+pub mod reset;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,9 @@ pub mod admission;
 pub mod in_flight;
 pub mod lane;
 mod layer;
+#[cfg(all(test, feature = "shuttle"))]
+mod orders;
+mod reset;
 mod send;
 pub mod step;
 mod table;
@@ -20,12 +23,15 @@ pub use admission::{Admission, Admit, Claim, Drain, Observation, OnTimeout, Perm
 pub use in_flight::{Cut, Handle, InFlight, Uploads};
 pub use lane::{Access, Ask};
 pub use layer::{FenceLayer, FenceService, ResponseFuture};
+pub use reset::{Reset, ResetError};
 pub use send::{BodyError, RequestBody, ResponseBody, SendFuture, SendLayer, SendService};
 
 use self::step::{Arrival, Bounds, Places};
 use self::table::Table;
+use crate::fault::{self, Fault};
 use crate::refusal::{Reason, Refusal};
 use crate::store::{Binding, Record, Store, StoreError};
+use crate::sync::{sleep_until, spawn};
 use crate::{Key, Token};
 
 /// All marks and lanes of one gateway. A clone is a reference count.
@@ -85,15 +91,27 @@ impl Fence {
     pub fn hold(&self, namespace: &str, until: Instant) {
         self.table.hold(namespace, until);
         let (table, namespace) = (Arc::clone(&self.table), namespace.to_owned());
-        tokio::spawn(async move {
-            tokio::time::sleep_until(until.into()).await;
+        spawn(async move {
+            sleep_until(until.into()).await;
             table.hold_over(&namespace, until);
         });
     }
 
+    /// Whether `limits.keys` leaves room for one more.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.table.may_add_key()
+    }
+
     /// Asks for admission.
-    pub fn admit(&self, claim: Claim) -> Admit {
-        Admit::new(self.clone(), claim)
+    pub fn admit(&self, claim: impl Into<Box<Claim>>) -> Admit {
+        Admit::new(self.clone(), claim.into())
+    }
+
+    /// Lowers the mark of `key` from `from`, which it must be, to `to`, once everything that was
+    /// forwarded before has ended or settled; `drain` says how, and how long that may take.
+    pub fn reset(&self, key: Key, from: Token, to: Token, drain: Drain) -> Reset {
+        Reset::new(self.clone(), key, from, to, drain)
     }
 
     /// Compares a claim with the marks as they are, and changes nothing.
@@ -101,7 +119,8 @@ impl Fence {
     /// # Errors
     ///
     /// What [`Self::admit`] would refuse it for at once.
-    pub async fn compare(&self, claim: Claim) -> Result<(), Refusal> {
+    pub async fn compare(&self, claim: impl Into<Box<Claim>>) -> Result<(), Refusal> {
+        let claim = claim.into();
         let until = admission::after(admission::now(), claim.drain.timeout);
         let mut look = Looking {
             fence: self.clone(),
@@ -127,7 +146,8 @@ impl Fence {
     /// answered: marks are raised, nobody waits and nobody is drained.
     ///
     /// Keys whose token is [`Token::NONE`] are in flight and nothing more.
-    pub fn observe(&self, claim: Claim) -> Admission {
+    pub fn observe(&self, claim: impl Into<Box<Claim>>) -> Admission {
+        let claim = claim.into();
         let seen = Arc::new(Observation::default());
         let mut tokens = claim.clone();
         let fenced = |token: Token| token != Token::NONE;
@@ -147,7 +167,7 @@ impl Fence {
         Admission::observed(self.clone(), claim, seen)
     }
 
-    fn look_on(&self, claim: Claim, seen: &Arc<Observation>) {
+    fn look_on(&self, claim: Box<Claim>, seen: &Arc<Observation>) {
         let mut look = Looking {
             fence: self.clone(),
             claim,
@@ -161,7 +181,7 @@ impl Fence {
             // A mark has to be read first, which must not delay the request.
             None => {
                 let seen = Arc::clone(seen);
-                tokio::spawn(async move {
+                spawn(async move {
                     let verdict = std::future::poll_fn(|cx| match look.once(cx.waker()) {
                         Some(verdict) => std::task::Poll::Ready(verdict),
                         None => std::task::Poll::Pending,
@@ -170,6 +190,37 @@ impl Fence {
                 });
             }
         }
+    }
+
+    /// The mark of `key` as it is in memory, durable or not; `None` where it has none.
+    ///
+    /// # Errors
+    ///
+    /// It could not be read in time, or not at all.
+    pub async fn mark(&self, key: &Key) -> Result<Option<Token>, Refusal> {
+        let mut looking = MarkLook {
+            fence: self.clone(),
+            keys: [key.clone()],
+            places: Places::new(),
+        };
+        let until = admission::after(admission::now(), MARK_TIME);
+        let looked = std::future::poll_fn(|cx| match looking.once(cx.waker()) {
+            Some(mark) => std::task::Poll::Ready(mark),
+            None => std::task::Poll::Pending,
+        });
+        match tokio::time::timeout_at(until, looked).await {
+            Ok(Ok(mark)) => Ok(mark),
+            Ok(Err(())) | Err(_) => Err(Refusal::new(
+                Reason::StoreUnavailable,
+                "The mark could not be read; try again later.",
+            )),
+        }
+    }
+
+    /// Whether nothing is admitted any more.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.table.is_stopping()
     }
 
     /// What is known of `key`; `None` where it has no mark. Reads the disk.
@@ -202,7 +253,10 @@ impl Fence {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<KeyView>, StoreError> {
-        let durable = self.table.store().list(prefix, after, limit)?;
+        // What the gateway keeps for itself sorts before all marks, and is none.
+        const MARKS: &str = "!\u{10ffff}";
+        let after = after.filter(|after| *after > MARKS).unwrap_or(MARKS);
+        let durable = self.table.store().list(prefix, Some(after), limit)?;
         Ok(durable
             .into_iter()
             .map(|(key, record)| {
@@ -239,7 +293,7 @@ impl Fence {
     pub fn is_quiet(&self) -> bool {
         let mut quiet = !self.table.holds();
         self.table.each(|_, lane| quiet &= lane.is_quiet());
-        quiet
+        quiet || fault::planted(Fault::CleanUnsettled)
     }
 
     /// The same for the keys of one namespace.
@@ -252,10 +306,21 @@ impl Fence {
         quiet
     }
 
+    /// The store has failed for good: as [`stop`](Self::stop), but what waits is refused as
+    /// `store-unavailable`, as whatever asks the store is.
+    pub fn fail(&self) {
+        self.table.fail();
+        self.cut_all();
+    }
+
     /// From now on nothing is admitted or sent: what waits is refused as `shutting-down`, and every
     /// write in flight is cut.
     pub fn stop(&self) {
         self.table.stop();
+        self.cut_all();
+    }
+
+    fn cut_all(&self) {
         let mut handles = Vec::new();
         self.table
             .each(|_, lane| handles.extend(lane.all().cloned()));
@@ -276,10 +341,54 @@ fn view(key: Key, record: Record, counts: (usize, usize, usize)) -> KeyView {
     }
 }
 
+/// How long the read of a mark may take where nothing else says so.
+const MARK_TIME: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A look at a mark alone.
+struct MarkLook {
+    fence: Fence,
+    keys: [Key; 1],
+    places: Places,
+}
+
+impl MarkLook {
+    /// `None` where the mark has to be read first.
+    fn once(&mut self, waker: &std::task::Waker) -> Option<Result<Option<Token>, ()>> {
+        let places = &mut self.places;
+        let retry = places.waited;
+        let table = &self.fence.table;
+        table.with_lanes(&self.keys, retry, |mut view| {
+            let lane = view.lanes.first_mut()?;
+            if lane.read_under_way().is_some() && !lane.read_failed() {
+                places.waited = true;
+                lane.wait_for_mark(places.waiter, waker);
+                return None;
+            }
+            lane.leave(places.waiter);
+            places.waited = false;
+            Some(match lane.read_failed() {
+                true => Err(()),
+                false => Ok(lane.mark()),
+            })
+        })
+    }
+}
+
+impl Drop for MarkLook {
+    fn drop(&mut self) {
+        if self.places.waited {
+            let places = &self.places;
+            self.fence.table.with_lanes(&self.keys, true, |mut view| {
+                step::leave(&mut view.lanes, places);
+            });
+        }
+    }
+}
+
 /// A look at the lanes of a request that does not wait in them.
 struct Looking {
     fence: Fence,
-    claim: Claim,
+    claim: Box<Claim>,
     places: Places,
     /// Whether marks are raised, or only compared.
     raises: bool,

@@ -37,6 +37,8 @@ pub enum Refused {
     Store,
     /// An older write on a key that is only read has begun since it was admitted.
     Held(Held),
+    /// The mark is being reset.
+    Sealed,
     /// Too many requests wait for this key.
     Queue,
     /// Too many keys have a mark.
@@ -110,7 +112,7 @@ pub fn arrive<W: Clone, X: Clone>(
     effects: &mut Effects<W, X>,
 ) -> Arrival {
     debug_assert_eq!(lanes.len(), asks.len());
-    if let Some(arrival) = unread(lanes, places, bounds, waker) {
+    if let Some(arrival) = unread(lanes, asks, places, bounds, waker) {
         return arrival;
     }
     let judged = match compare(lanes, asks, places, bounds) {
@@ -168,7 +170,7 @@ pub fn look<W: Clone, X: Clone>(
     waker: &W,
     effects: &mut Effects<W, X>,
 ) -> Arrival {
-    if let Some(arrival) = unread(lanes, places, bounds, waker) {
+    if let Some(arrival) = unread(lanes, asks, places, bounds, waker) {
         return arrival;
     }
     let judged = compare(lanes, asks, places, bounds);
@@ -194,23 +196,39 @@ fn compare<W: Clone, X: Clone>(
 ) -> Result<SmallVec<[Judgement; 1]>, (usize, Refused)> {
     let mut judged = SmallVec::new();
     for (index, (lane, ask)) in lanes.iter().zip(asks).enumerate() {
-        let judgement = lane.judge(ask);
-        let mark = lane.mark().unwrap_or(Token::NONE);
-        let refused = match judgement {
-            Judgement::Stale => Some(Refused::Stale(mark)),
-            Judgement::HolderMismatch => Some(Refused::HolderMismatch(mark)),
-            Judgement::JumpTooLarge => Some(Refused::JumpTooLarge(mark)),
-            Judgement::Advance if lane.record().is_none() && !bounds.new_keys => {
-                Some(Refused::Keys)
-            }
-            _ => waited_in_vain(lane, places, index),
-        };
-        if let Some(refused) = refused {
+        let judgement = compare_one(lane, ask, places, bounds);
+        let judgement = judgement.map_err(|refused| (index, refused))?;
+        if let Some(refused) = waited_in_vain(lane, places, index) {
             return Err((index, refused));
         }
         judged.push(judgement);
     }
     Ok(judged)
+}
+
+/// Compares one key with its mark, which is known.
+fn compare_one<W: Clone, X: Clone>(
+    lane: &Lane<W, X>,
+    ask: &Ask,
+    places: &Places,
+    bounds: Bounds,
+) -> Result<Judgement, Refused> {
+    let judgement = lane.judge(ask);
+    let mark = lane.mark().unwrap_or(Token::NONE);
+    match judgement {
+        Judgement::Stale
+            if !places.changes.is_empty() && fault::planted(Fault::WaitersOutOfOrder) =>
+        {
+            Ok(judgement)
+        }
+        Judgement::Stale => Err(Refused::Stale(mark)),
+        // Whatever comes now is to come again: there may be another mark then.
+        _ if lane.is_sealed() => Err(Refused::Sealed),
+        Judgement::HolderMismatch => Err(Refused::HolderMismatch(mark)),
+        Judgement::JumpTooLarge => Err(Refused::JumpTooLarge(mark)),
+        Judgement::Advance if lane.record().is_none() && !bounds.new_keys => Err(Refused::Keys),
+        _ => Ok(judgement),
+    }
 }
 
 /// Raises, binds or commits again what has been compared.
@@ -251,6 +269,7 @@ fn admitted<W: Clone, X: Clone>(lanes: &mut [&mut Lane<W, X>], places: &mut Plac
 /// Waits for the marks that are being read; `None` where all are known.
 fn unread<W: Clone, X: Clone>(
     lanes: &mut [&mut Lane<W, X>],
+    asks: &[Ask],
     places: &mut Places,
     bounds: Bounds,
     waker: &W,
@@ -258,16 +277,30 @@ fn unread<W: Clone, X: Clone>(
     if lanes.iter().all(|lane| lane.read_under_way().is_none()) {
         return None;
     }
-    if let Some(index) = lanes.iter().position(|lane| lane.read_failed()) {
+    let failed = lanes.iter().position(|lane| lane.read_failed());
+    let full = || {
+        lanes.iter().zip(asks).position(|(lane, ask)| {
+            // A full queue never refuses an advance, as far as it is known to be one.
+            let joins = lane.read_under_way().is_some() || lane.judge(ask) != Judgement::Advance;
+            joins && lane.counts().1 >= bounds.waiting && !lane.is_waiting(places.waiter)
+        })
+    };
+    let refused = failed.map(|index| (index, Refused::Store));
+    if let Some(refused) = refused.or_else(|| full().map(|index| (index, Refused::Queue))) {
+        // Another try would not help a request that a known mark refuses, so that is what it is
+        // told. Where it can wait, it does: which marks are known must not change an answer.
+        let known = lanes
+            .iter()
+            .zip(asks)
+            .enumerate()
+            .find_map(|(index, (lane, ask))| {
+                lane.read_under_way().is_none().then_some(())?;
+                let refused = compare_one(lane, ask, places, bounds).err()?;
+                Some((index, refused))
+            });
+        let (index, refused) = known.unwrap_or(refused);
         leave(lanes, places);
-        return Some(Arrival::Refused(index, Refused::Store));
-    }
-    for (index, lane) in lanes.iter().enumerate() {
-        let unread = lane.read_under_way().is_some();
-        if unread && lane.counts().1 >= bounds.waiting && !lane.is_waiting(places.waiter) {
-            leave(lanes, places);
-            return Some(Arrival::Refused(index, Refused::Queue));
-        }
+        return Some(Arrival::Refused(index, refused));
     }
     // It waits in the lanes that are known as well, so that none of them is freed.
     places.waited = true;
@@ -302,8 +335,8 @@ pub fn leave<W: Clone, X: Clone>(lanes: &mut [&mut Lane<W, X>], places: &Places)
 ///
 /// # Errors
 ///
-/// The index of the key that has a newer mark by now, or that is only read and has an older write
-/// in flight or unsettled; nothing is in flight then.
+/// The index of the key that has a newer mark by now or whose mark is being reset, or that is only
+/// read and has an older write in flight or unsettled; nothing is in flight then.
 pub fn send<W: Clone, X: Clone>(
     lanes: &mut [&mut Lane<W, X>],
     asks: &[Ask],
@@ -318,6 +351,10 @@ pub fn send<W: Clone, X: Clone>(
         let reset = ask.access == Access::Write && mark < ask.token;
         if (overtaken && !fault::planted(Fault::NoSecondCheck)) || reset {
             return Err((index, Refused::Stale(mark)));
+        }
+        // A reset waits for what is admitted; what is sent now it would have to wait for as well.
+        if lane.is_sealed() {
+            return Err((index, Refused::Sealed));
         }
         // A read raises no mark, so a write with a token between the mark and its own may have
         // been let through since.

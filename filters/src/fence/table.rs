@@ -6,11 +6,12 @@
 //! shards, in one order.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
+use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use moka::sync::Cache;
@@ -22,12 +23,14 @@ use super::step;
 use crate::Key;
 use crate::fault::{self, Fault};
 use crate::store::{Raise, Record, Reply, Store, StoreError};
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 
 pub(super) type Lane = lane::Lane<Waker, Handle>;
 pub(super) type Effects = step::Effects<Waker, Handle>;
 type Lanes<'a> = SmallVec<[&'a mut Lane; 1]>;
 
-const SHARDS: usize = 64;
+/// A checker of thread orders needs but enough for keys to share a shard, and not to.
+const SHARDS: usize = if cfg!(feature = "shuttle") { 2 } else { 64 };
 
 /// What a cached mark weighs beside its key's text, in bytes: the record, the hash entry, the
 /// cache's own bookkeeping.
@@ -37,7 +40,7 @@ pub(super) struct Table {
     shards: Box<[Mutex<HashTable<Slot>>]>,
     /// The marks of keys that have no lane. Read only when a lane is made and written only when one
     /// is freed, both under the shard's lock, so that it never competes with a lane.
-    cache: Cache<Key, Record>,
+    cache: Cache<Key, Record, RandomState>,
     store: Arc<dyn Store>,
     /// Numbers the reads of marks.
     reads: AtomicU64,
@@ -49,6 +52,8 @@ pub(super) struct Table {
     holds: Mutex<HashMap<Box<str>, Instant>>,
     holding: AtomicBool,
     stopping: AtomicBool,
+    /// The store has failed for good: why it stops.
+    failed: AtomicBool,
 }
 
 struct Slot {
@@ -77,7 +82,7 @@ impl Table {
                         .unwrap_or(u32::MAX)
                         .saturating_add(CACHED_OVERHEAD)
                 })
-                .build(),
+                .build_with_hasher(RandomState::default()),
             keys: AtomicU64::new(store.len()),
             store,
             reads: AtomicU64::new(1),
@@ -85,6 +90,7 @@ impl Table {
             holds: Mutex::new(HashMap::new()),
             holding: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -115,10 +121,12 @@ impl Table {
         step: impl FnOnce(View<'_>) -> R,
     ) -> R {
         let mut reads: SmallVec<[(Key, u64); 1]> = SmallVec::new();
+        let mut wake = Vec::new();
         let result = match keys {
-            [key] => self.with_one(key, retry, &mut reads, step),
-            keys => self.with_several(keys, retry, &mut reads, step),
+            [key] => self.with_one(key, retry, &mut reads, &mut wake, step),
+            keys => self.with_several(keys, retry, &mut reads, &mut wake, step),
         };
+        wake.into_iter().for_each(Waker::wake);
         for (key, read) in reads {
             let table = Arc::clone(self);
             let of = key.clone();
@@ -133,12 +141,18 @@ impl Table {
         key: &Key,
         retry: bool,
         reads: &mut SmallVec<[(Key, u64); 1]>,
+        wake: &mut Vec<Waker>,
         step: impl FnOnce(View<'_>) -> R,
     ) -> R {
         let mut shard = self.shard(shard_of(key));
         let found = shard.entry(key.hash_value(), |slot| slot.key == *key, hash_of_slot);
         let mut slot = match found {
-            Entry::Occupied(slot) => slot,
+            Entry::Occupied(mut slot) => {
+                if !retry && fault::planted(Fault::CacheDecides) {
+                    slot.get_mut().lane.recall(self.cache.get(key));
+                }
+                slot
+            }
             Entry::Vacant(vacant) => vacant.insert(self.open(key)),
         };
         let opened = slot.get_mut();
@@ -148,6 +162,7 @@ impl Table {
             draining_since: SmallVec::from_iter([&mut opened.draining_since]),
         });
         opened.tidy();
+        wake.extend(opened.lane.reset_to_wake().cloned());
         if opened.lane.is_idle() {
             let (freed, _) = slot.remove();
             self.free(freed);
@@ -160,6 +175,7 @@ impl Table {
         keys: &[Key],
         retry: bool,
         reads: &mut SmallVec<[(Key, u64); 1]>,
+        wake: &mut Vec<Waker>,
         step: impl FnOnce(View<'_>) -> R,
     ) -> R {
         let mut order: SmallVec<[usize; 4]> = keys.iter().map(shard_of).collect();
@@ -171,6 +187,7 @@ impl Table {
             table: self,
             shards,
             slots: SmallVec::new(),
+            wake,
         };
         let Taken { shards, slots, .. } = &mut taken;
         for key in keys {
@@ -207,15 +224,18 @@ impl Table {
             let Ok(mut slot) = shard.find_entry(key.hash_value(), |slot| slot.key == *key) else {
                 return;
             };
-            let wake = event(&mut slot.get_mut().lane);
+            let mut wake = event(&mut slot.get_mut().lane);
             slot.get_mut().tidy();
+            wake.extend(slot.get().lane.reset_to_wake().cloned());
             if slot.get().lane.is_idle() {
                 let (freed, _) = slot.remove();
                 self.free(freed);
             }
             wake
         };
-        wake.into_iter().for_each(Waker::wake);
+        if !fault::planted(Fault::DropWake) {
+            wake.into_iter().for_each(Waker::wake);
+        }
     }
 
     /// Tells the lanes of one request, in turn, of something that can only release others.
@@ -247,7 +267,7 @@ impl Table {
         effects.drain.iter().for_each(drain);
     }
 
-    fn commit(self: &Arc<Self>, keys: &[Key], commits: Vec<(usize, u64, Record, bool)>) {
+    pub(super) fn commit(self: &Arc<Self>, keys: &[Key], commits: Vec<(usize, u64, Record, bool)>) {
         let mut raises = Vec::with_capacity(commits.len());
         let mut changes: SmallVec<[(Key, u64); 1]> = SmallVec::new();
         for (index, change, record, first) in commits {
@@ -264,7 +284,7 @@ impl Table {
         let table = Arc::clone(self);
         let reply = Reply::new(move |result: Result<(), StoreError>| {
             if let Err(error) = &result {
-                tracing::error!(%error, "a raised mark could not be made durable");
+                tracing::error!(%error, "a mark could not be made durable");
             }
             for (key, change) in &changes {
                 table.tell(key, |lane| lane.committed(*change, result.is_ok()));
@@ -276,7 +296,6 @@ impl Table {
     fn loaded(&self, key: &Key, read: u64, result: Result<Option<Record>, StoreError>) {
         match result {
             Ok(record) => {
-                let record = record.filter(|_| !fault::planted(Fault::ForgetMarks));
                 self.tell(key, |lane| {
                     // The hold is looked up under the lane's lock: its end walks all lanes after
                     // it has taken the namespace off the list.
@@ -329,6 +348,12 @@ impl Table {
         self.cache.invalidate_all();
     }
 
+    /// Takes one key out of the cache.
+    #[cfg(all(test, feature = "shuttle"))]
+    pub(super) fn forget(&self, key: &Key) {
+        self.cache.invalidate(key);
+    }
+
     // The hold after a crash.
 
     pub(super) fn hold(&self, namespace: &str, until: Instant) {
@@ -354,6 +379,7 @@ impl Table {
                 if slot.key.namespace() == namespace {
                     wake.append(&mut slot.lane.hold_over());
                     slot.tidy();
+                    wake.extend(slot.lane.reset_to_wake().cloned());
                 }
             }
         }
@@ -365,7 +391,8 @@ impl Table {
     }
 
     fn is_held(&self, key: &Key) -> bool {
-        self.is_namespace_held(key.namespace())
+        // Hardly ever is any, and to find that out costs less than to find the namespace.
+        self.holds() && self.is_namespace_held(key.namespace())
     }
 
     pub(super) fn is_namespace_held(&self, namespace: &str) -> bool {
@@ -380,6 +407,16 @@ impl Table {
         let mut wake = Vec::new();
         self.each(|_, lane| wake.extend(lane.wakers().cloned()));
         wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Stops because the store has failed for good.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::SeqCst);
+        self.stop();
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -436,12 +473,15 @@ struct Taken<'a> {
     table: &'a Table,
     shards: Shards<'a>,
     slots: SmallVec<[Slot; 4]>,
+    /// Whose reset can go on.
+    wake: &'a mut Vec<Waker>,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         for mut slot in self.slots.drain(..) {
             slot.tidy();
+            self.wake.extend(slot.lane.reset_to_wake().cloned());
             if slot.lane.is_idle() {
                 self.table.free(slot);
                 continue;

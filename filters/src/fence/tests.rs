@@ -1,5 +1,6 @@
 //! The fence over a scripted store, with the clock stopped: time passes only where a test waits.
 
+mod resets;
 pub(super) mod script;
 mod threads;
 
@@ -35,6 +36,7 @@ pub(super) fn kept(key: &str, counter: u64) -> Raise {
             mark: t(counter),
             holder: Binding::Unbound,
             draining: false,
+            resets: 0,
         },
     }
 }
@@ -126,6 +128,34 @@ async fn a_drain_that_takes_too_long_is_refused_and_the_older_write_runs_on() {
     assert_eq!(older.cut.load(Ordering::SeqCst), 0);
     permit.ended(Outcome::Completed, false);
     assert!(fence.admit(claim(34)).await.is_ok());
+    assert_all_freed(&fence);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_because_of_a_stop_waits_no_more() {
+    let fence = fence_over(&Script::new(&[kept("42", 33)]));
+    let (_older, permit) = send(&fence, claim(33)).await;
+    let waits = begin(&fence, claim(34)).await;
+    assert_eq!(fence.totals().waiting, 1);
+    fence.stop();
+    assert_eq!(reason(waits.await), Reason::ShuttingDown);
+    assert_eq!(fence.totals().waiting, 0);
+    permit.ended(Outcome::Completed, false);
+    assert_all_freed(&fence);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_when_the_store_fails_is_told_of_the_store() {
+    let fence = fence_over(&Script::new(&[kept("42", 33)]));
+    let (_older, permit) = send(&fence, claim(33)).await;
+    let waits = begin(&fence, claim(34)).await;
+    fence.fail();
+    assert_eq!(reason(waits.await), Reason::StoreUnavailable);
+    assert_eq!(
+        reason(fence.admit(claim(35)).await),
+        Reason::StoreUnavailable
+    );
+    permit.ended(Outcome::Completed, false);
     assert_all_freed(&fence);
 }
 
@@ -374,6 +404,19 @@ async fn a_late_read_does_not_bring_an_old_mark_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_cache_decides_nothing_while_there_is_a_lane() {
+    let store = Script::new(&[kept("42", 33)]);
+    let fence = fence_over(&store);
+    drop(fence.admit(claim(33)).await.unwrap());
+    assert_all_freed(&fence);
+    let (_, newer) = send(&fence, claim(34)).await;
+    // The cache still has 33, which it was told when the lane before was freed.
+    assert_eq!(reason(fence.admit(claim(33)).await), Reason::StaleToken);
+    newer.ended(Outcome::Completed, true);
+    assert_eq!(reason(fence.admit(claim(33)).await), Reason::StaleToken);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_read_that_fails_is_refused_and_tried_again_by_the_next() {
     let store = Script::new(&[kept("42", 33)]);
     store.ask_before_reads();
@@ -420,6 +463,25 @@ async fn the_limit_on_keys_is_for_new_keys() {
     assert!(fence.admit(claim_of(&[("old", 2)])).await.is_ok());
     fence.limit_keys(None);
     assert!(fence.admit(claim_of(&[("newer", 1)])).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_token_is_not_one_that_somebody_has_come_with() {
+    let fence = fence_over(&Script::new(&[kept("old", 7)]));
+    let advance = |key: &str, counter| fence.admit(claim_of(&[(key, counter)])).advancing();
+    assert_eq!(reason(advance("old", 6).await), Reason::StaleToken);
+    assert_eq!(reason(advance("old", 7).await), Reason::StaleToken);
+    assert!(advance("old", 8).await.is_ok());
+    assert_eq!(reason(advance("old", 8).await), Reason::StaleToken);
+    assert!(advance("new", 1).await.is_ok());
+    // Having raised the mark it waits for older writes as any other does.
+    let (write, permit) = send(&fence, claim(1)).await;
+    let mut waits = fence.admit(claim(2)).advancing();
+    assert!(is_pending(&mut waits).await && is_pending(&mut waits).await);
+    permit.ended(Outcome::Completed, true);
+    assert!(waits.await.is_ok());
+    drop(write);
+    assert_all_freed(&fence);
 }
 
 #[tokio::test(start_paused = true)]

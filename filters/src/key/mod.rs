@@ -3,8 +3,13 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
+#[cfg(not(feature = "sim"))]
+use std::sync::LazyLock;
 
+#[cfg(feature = "sim")]
+use foldhash::quality::FixedState;
+#[cfg(not(feature = "sim"))]
 use foldhash::quality::RandomState;
 
 pub mod fold;
@@ -19,13 +24,17 @@ pub mod parts;
 mod properties;
 
 pub use host::{HostError, normalize_host};
-pub use parts::{KeyError, KeyParts, destination_path};
+pub use parts::{KeyError, KeyParts, destination_path, destination_scheme};
 pub use path::{AmbiguousPath, Case, DecodedPath, PathRules};
 pub use rules::{Access, DerivedKey, KeyRule, KeyRules};
 pub use template::{KeyTemplate, TemplateError, Uses};
 
 /// Keys come from clients, so their hash is seeded for each process.
+#[cfg(not(feature = "sim"))]
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+/// A simulation must come out the same in every process, and its keys come from nobody.
+#[cfg(feature = "sim")]
+static HASHER: FixedState = FixedState::with_seed(1);
 
 /// A namespaced key, `NAMESPACE/KEY`, with its hash.
 ///
@@ -65,6 +74,15 @@ impl Key {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// How the keys begin that the gateway keeps for itself beside marks: no namespace does.
+    pub const INTERNAL: char = '!';
+
+    /// Whether this is such a key.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.text.starts_with(Self::INTERNAL)
     }
 
     /// The namespace: everything before the first slash.

@@ -158,6 +158,15 @@ pub fn destination_path<'a>(
         .transpose()
 }
 
+/// The scheme of a `Destination` that is a URI; `None` where it is a path, or there is none.
+#[must_use]
+pub fn destination_scheme(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get("destination")?.to_str().ok()?;
+    let (scheme, _) = value.split_once("://")?;
+    let scheme = scheme.trim_start();
+    (!scheme.contains('/')).then_some(scheme)
+}
+
 fn destination<'a>(
     value: &'a str,
     host: Option<&str>,
@@ -194,8 +203,8 @@ fn destination<'a>(
     }
 }
 
-/// Whether an authority is the request's own. A port is compared where both have one: a proxy in
-/// front may have taken it out of `Host`.
+/// Whether an authority is the request's own. Where either has no port it has the scheme's: another
+/// port is another server, with resources of its own.
 fn same_authority(
     authority: &str,
     host: Option<&str>,
@@ -212,12 +221,9 @@ fn same_authority(
     let port = |value| {
         let (_, port) = split_port(value).unwrap_or_default();
         let port = port.trim_start_matches('0');
-        (!port.is_empty() && port != default_port).then(|| port.to_owned())
+        if port.is_empty() { default_port } else { port }.to_owned()
     };
-    Ok(match (port(authority), port(host)) {
-        (Some(one), Some(other)) => one == other,
-        _ => true,
-    })
+    Ok(port(authority) == port(host))
 }
 
 /// The key text of a Destination.

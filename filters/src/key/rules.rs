@@ -91,6 +91,8 @@ pub struct KeyRules {
     keys: Vec<KeyRule>,
     path: PathRules,
     case: Case,
+    /// Whether any key is made of a Destination.
+    destination: bool,
 }
 
 impl KeyRules {
@@ -111,12 +113,22 @@ impl KeyRules {
                 return Err(TemplateError::NothingOptional);
             }
         }
+        let names = |rule: &KeyRule| {
+            let headers = rule.template.uses().headers;
+            headers.iter().any(|name| name.as_str() == "destination")
+        };
         Ok(Self {
             namespace: namespace.into(),
+            destination: keys.iter().any(names),
             keys,
             path,
             case,
         })
+    }
+
+    /// Whether any key is made of a WebDAV Destination.
+    pub(crate) const fn uses_destination(&self) -> bool {
+        self.destination
     }
 
     /// One key for every request, made by this template; strict and case-sensitive.

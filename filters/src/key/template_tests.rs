@@ -172,7 +172,8 @@ fn a_destination_is_read_as_the_path_is() {
         "http://example.com.:80/dav/a%20b",
         "https://example.com/dav/a%20b",
     ] {
-        let request = with("destination", &[value]);
+        let mut request = with("destination", &[value]);
+        request.host = Some("Example.COM.");
         assert_eq!(
             request.render("{header.destination|path}").as_deref(),
             Ok("dav/a b"),
@@ -231,12 +232,16 @@ fn a_destination_is_read_as_the_path_is() {
     let twice = with("destination", &["/a", "/b"]).render("{header.destination|path}");
     assert!(matches!(twice, Err(KeyError::HeaderTwice(_))));
     let mut request = with("destination", &["http://example.com:9/a"]);
+    request.host = Some("example.com:9");
     assert!(request.render("{header.destination|path}").is_ok());
-    request.host = Some("example.com:8");
-    assert_eq!(
-        request.render("{header.destination|path}"),
-        Err(KeyError::ForeignDestination)
-    );
+    for other in ["example.com:8", "example.com", "example.com:80"] {
+        request.host = Some(other);
+        assert_eq!(
+            request.render("{header.destination|path}"),
+            Err(KeyError::ForeignDestination),
+            "{other}"
+        );
+    }
     request.host = None;
     assert_eq!(
         request.render("{header.destination|path}"),

@@ -119,8 +119,8 @@ impl<R> Match<'_, '_, R> {
 fn bounds(text: &str, data: &[usize]) -> SmallVec<[(usize, usize); 16]> {
     let mut bounds = SmallVec::new();
     let mut start = 0;
-    for (at, _) in text.match_indices('/') {
-        if !data.contains(&at) {
+    for (at, byte) in text.bytes().enumerate() {
+        if byte == b'/' && !data.contains(&at) {
             bounds.push((start, at));
             start = at + 1;
         }

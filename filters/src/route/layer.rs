@@ -12,8 +12,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Match, RequestView, RouteError, RouteMatcher, Router};
+use crate::Peer;
+use crate::fault::{self, Fault};
 use crate::hop_by_hop::upgrades;
-use crate::key::{KeyRule, destination_path};
+use crate::key::{destination_path, destination_scheme};
 use crate::passage::{Facts, KeyFact, Passage};
 use crate::policy::{AsPolicy, Mode, Policy, Require};
 use crate::refusal::{Reason, Refusal};
@@ -21,7 +23,7 @@ use crate::refusal::{Reason, Refusal};
 /// The routes in force; a reload puts others in their place.
 pub type Routes<R> = Arc<ArcSwap<Router<Arc<R>>>>;
 
-/// Finds the route, leaves it as an extension (`Arc<R>`), and its keys in the [`Passage`].
+/// Finds the route, and leaves it ([`Facts::route_as`]) and its keys in the [`Passage`].
 ///
 /// `Host` must have been checked before: one, and the authority of an absolute target.
 pub struct RouteLayer<R> {
@@ -96,10 +98,7 @@ where
         let passage = Passage::of(&mut request);
         let found = find(&self.routes.load(), &request, &mut passage.facts());
         match found {
-            Ok(route) => {
-                request.extensions_mut().insert(route);
-                Checked::go(self.inner.call(request))
-            }
+            Ok(()) => Checked::go(self.inner.call(request)),
             Err(refusal) => Checked::refuse(refusal),
         }
     }
@@ -109,7 +108,7 @@ fn find<R: AsPolicy, B>(
     router: &Router<Arc<R>>,
     request: &Request<B>,
     facts: &mut Facts,
-) -> Result<Arc<R>, Refusal> {
+) -> Result<(), Refusal> {
     let host = request
         .headers()
         .get(header::HOST)
@@ -119,7 +118,7 @@ fn find<R: AsPolicy, B>(
     let view = RequestView {
         method: request.method(),
         host,
-        path: request.uri().path(),
+        path: path_of_key(request),
         query: request.uri().query(),
     };
     let route = match router.find(&view) {
@@ -150,13 +149,22 @@ fn find<R: AsPolicy, B>(
             },
         ) if route.policy().mode == Mode::Observe && !route.policy().deny => {
             facts.route = Some(Arc::clone(&route.policy().route));
-            facts.would_refuse = Some(Refusal::from(error));
+            facts.would_refuse = Some(Box::new(Refusal::from(error)));
             Arc::clone(route)
         }
         Err(error) => return Err(Refusal::from(&error)),
     };
-    facts.policy = Some(Arc::clone(&route) as Arc<dyn AsPolicy>);
-    Ok(route)
+    facts.policy = Some(route);
+    Ok(())
+}
+
+/// The path that is forwarded; another one only where that fault is planted.
+fn path_of_key<B>(request: &Request<B>) -> &str {
+    let other = || request.headers().get("x-original-url")?.to_str().ok();
+    match fault::planted(Fault::KeyOfAnotherPath) {
+        true => other().unwrap_or_else(|| request.uri().path()),
+        false => request.uri().path(),
+    }
 }
 
 fn make_keys<R: AsPolicy, B>(
@@ -182,7 +190,7 @@ fn make_keys<R: AsPolicy, B>(
                 })
                 .collect();
         }
-        Err(refusal) => facts.key_error = Some(refusal),
+        Err(refusal) => facts.key_error = Some(Box::new(refusal)),
     }
 }
 
@@ -194,16 +202,21 @@ fn check_destination<R: AsPolicy, B>(
     found: &Match<'_, '_, Arc<R>>,
     request: &Request<B>,
 ) -> Result<(), Refusal> {
-    let uses = |rule: &KeyRule| {
-        let mut headers = rule.template.uses().headers.into_iter();
-        headers.any(|name| name.as_str() == "destination")
-    };
-    if !policy.keys.keys().iter().any(uses) {
+    if !policy.keys.uses_destination() {
         return Ok(());
     }
     let Some(path) = destination_path(request.headers(), found.host())? else {
         return Ok(());
     };
+    let peer = request.extensions().get::<Peer>();
+    if let (Some(peer), Some(scheme)) = (peer, destination_scheme(request.headers()))
+        && !peer.is_reached_by(scheme)
+    {
+        return Err(Refusal::new(
+            Reason::BadRequest,
+            "The Destination's scheme is not that of this connection: send the path alone.",
+        ));
+    }
     // Whoever takes any of these there must agree on the key; at least one must take something.
     let mut taken = false;
     let mut same = true;

@@ -144,7 +144,18 @@ fn segments(text: &str) -> SmallVec<[&str; 16]> {
     if text.is_empty() {
         return SmallVec::new();
     }
-    text.strip_suffix('/').unwrap_or(text).split('/').collect()
+    let text = text.strip_suffix('/').unwrap_or(text);
+    // By bytes: a search for a character costs more than a segment is long.
+    let mut segments = SmallVec::new();
+    let mut start = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        if byte == b'/' {
+            segments.push(text.get(start..at).unwrap_or_default());
+            start = at + 1;
+        }
+    }
+    segments.push(text.get(start..).unwrap_or_default());
+    segments
 }
 
 /// The decoded path with every `%2F` as a character of its segment.

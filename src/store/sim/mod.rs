@@ -1,6 +1,13 @@
 //! The store on a simulated disk: crashes at every operation, and every kind of failure.
 
-mod disk;
+#![allow(
+    clippy::print_stdout,
+    reason = "what was tried is counted, and the counts are printed"
+)]
+
+mod damage;
+mod exhaust;
+mod refusals;
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -10,11 +17,12 @@ use std::time::Duration;
 use fencegate_filters::store::{Binding, Raise, Record, Reply, StoreError};
 use fencegate_filters::{Key, Token};
 
-use self::disk::{Faults, Random, SimDisk, open_index};
 use super::engine::Engine;
 use super::error::OpenError;
+use super::lock_mutex;
 use super::opening::Settings;
 use super::shared::Tuning;
+use super::sim_disk::{Failure, Faults, Random, SimDisk, open_index};
 
 fn settings() -> Settings {
     Settings {
@@ -26,13 +34,18 @@ fn settings() -> Settings {
             flush_segments: 1,
             memory_keys: 40,
             idle: Duration::from_millis(1),
+            no_space_wait: Duration::from_millis(20),
         },
     }
 }
 
 fn open(disk: &SimDisk) -> Result<Engine, OpenError> {
+    open_with(disk, &settings())
+}
+
+fn open_with(disk: &SimDisk, settings: &Settings) -> Result<Engine, OpenError> {
     let index = |fresh| Ok(open_index(disk, fresh));
-    Engine::open(Arc::new(disk.clone()), &index, &settings())
+    Engine::open(Arc::new(disk.clone()), &index, settings)
 }
 
 fn raise(key: &str, counter: u64) -> Raise {
@@ -42,6 +55,7 @@ fn raise(key: &str, counter: u64) -> Raise {
             mark: Token::new(0, counter).unwrap(),
             holder: Binding::Unbound,
             draining: false,
+            resets: 0,
         },
     }
 }
@@ -59,6 +73,26 @@ fn read(engine: &Engine, key: &str) -> Result<u64, StoreError> {
     engine.shared.read(&Key::from_text(key), reply);
     let record: Option<Record> = receiver.recv().unwrap()?;
     Ok(record.map_or(0, |record| record.mark.counter()))
+}
+
+/// Waits until no thread of the store has anything to do.
+fn rest(engine: &Engine) {
+    let shared = &engine.shared;
+    let rests = || {
+        let committer = {
+            let queue = lock_mutex(&shared.commits);
+            queue.hooks.rests && !queue.hooks.seal && queue.pending.is_empty()
+        };
+        let memory = lock_mutex(&shared.memory);
+        let tables = &memory.tables;
+        let work = tables.frozen.is_some() || memory.wants_spare || tables.has_unresolved();
+        committer && !work && memory.hooks.rests
+    };
+    let begin = std::time::Instant::now();
+    while shared.failed().is_none() && !rests() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it never rests");
+        std::thread::sleep(Duration::from_micros(20));
+    }
 }
 
 /// What was acknowledged, and what was asked for.
@@ -238,11 +272,83 @@ fn no_room_is_said_and_passes() {
     }
 }
 
+/// A write that finds no room may have written all but the zeros behind a frame.
+#[test]
+fn a_refused_frame_that_stands_whole_is_not_taken_for_the_next() {
+    let mut settings = settings();
+    settings.tuning.idle = Duration::from_secs(3600);
+    // No mark is in the index, which would hide that the log has lost it.
+    settings.tuning.flush_segments = 8;
+    let open = |disk: &SimDisk| open_with(disk, &settings);
+    // What comes between the refusal and the next commit: nothing, a seal, or a frame that has no
+    // room behind the refused one and goes into the next segment.
+    let long = "n".repeat(12_200);
+    for between in 0..3 {
+        let (disk, mut counter) = (SimDisk::default(), 0);
+        let engine = open(&disk).unwrap();
+        let mut next = |key: &str| {
+            counter += 1;
+            vec![raise(key, counter)]
+        };
+        commit(&engine, next("n/before")).unwrap();
+        rest(&engine);
+        disk.fail_at(disk.operations() + 1, Failure::NoSpace(99));
+        assert_eq!(commit(&engine, next("n/full")), Err(StoreError::NoSpace));
+        match between {
+            0 => {}
+            1 => {
+                lock_mutex(&engine.shared.commits).hooks.seal = true;
+                engine.shared.commits_wait.notify_one();
+            }
+            _ => commit(&engine, next(&long)).unwrap(),
+        }
+        rest(&engine);
+        commit(&engine, next("n/one")).unwrap();
+        commit(&engine, next("n/two")).unwrap();
+        rest(&engine);
+        let reopened = open(&disk.after_kill());
+        let engine = reopened.unwrap_or_else(|error| panic!("a sound store is refused: {error}"));
+        let marks = [("n/before", 1), ("n/one", counter - 1), ("n/two", counter)];
+        for (key, mark) in marks {
+            assert_eq!(read(&engine, key), Ok(mark), "{key}, {between}");
+        }
+        let mark = if between == 2 { 3 } else { 0 };
+        assert_eq!(read(&engine, &long), Ok(mark), "the long key, {between}");
+    }
+}
+
+#[test]
+fn what_a_full_disk_left_of_a_frame_is_no_frame() {
+    for length in 1..40 {
+        let disk = SimDisk::default();
+        let engine = open(&disk).unwrap();
+        let key = format!("n/{}", "x".repeat(length));
+        commit(&engine, vec![raise(&key, 1)]).unwrap();
+        disk.set(Faults {
+            no_space: true,
+            ..Faults::default()
+        });
+        let refused = commit(&engine, vec![raise(&key, 2)]);
+        assert_eq!(refused, Err(StoreError::NoSpace));
+        disk.set(Faults::default());
+        // The log is sealed when it is idle, elsewhere and with the number of the refused frame.
+        while disk.operations() < 2 {
+            std::thread::yield_now();
+        }
+        commit(&engine, vec![raise(&key, 3)]).unwrap();
+        let found = open(&disk.after_kill());
+        let found = found.unwrap_or_else(|error| panic!("a sound store is refused: {error}"));
+        assert_eq!(read(&found, &key), Ok(3));
+    }
+}
+
 #[test]
 fn a_failed_sync_is_final() {
     let disk = SimDisk::default();
     let engine = open(&disk).unwrap();
     commit(&engine, vec![raise("n/1", 1)]).unwrap();
+    // Nothing but the commit is to meet the failure.
+    rest(&engine);
     let (sender, receiver) = mpsc::channel();
     engine
         .shared

@@ -24,6 +24,7 @@ fn record(counter: u64) -> Record {
         mark: t(counter),
         holder: Binding::Unbound,
         draining: false,
+        resets: 0,
     }
 }
 
@@ -264,6 +265,7 @@ fn an_equal_write_in_flight_sets_no_draining_bit_when_it_is_bound() {
 fn the_same_mark_once_more_keeps_its_draining_bit() {
     let draining = Record {
         draining: true,
+        resets: 0,
         ..record(34)
     };
     let mut lane = L::known(Some(draining), false);
@@ -296,6 +298,7 @@ fn after_a_crash_a_key_that_was_draining_holds_every_token() {
     // C7
     let draining = Record {
         draining: true,
+        resets: 0,
         ..record(34)
     };
     let mut lane = L::known(Some(draining.clone()), true);

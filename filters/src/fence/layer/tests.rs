@@ -12,7 +12,7 @@ use crate::testing::answer;
 fn request(claim: Option<(Claim, Mode)>) -> (Request<()>, Passage) {
     let mut request = Request::new(());
     let passage = Passage::of(&mut request);
-    passage.facts().claim = claim;
+    passage.facts().claim = claim.map(|(claim, mode)| (Box::new(claim), mode));
     (request, passage)
 }
 

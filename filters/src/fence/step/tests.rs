@@ -47,6 +47,7 @@ fn at(counter: u64) -> L {
             mark: t(counter),
             holder: Binding::Unbound,
             draining: false,
+            resets: 0,
         }),
         false,
     )
@@ -295,6 +296,53 @@ fn a_full_queue_for_a_mark_that_is_read_refuses() {
     }
     let (arrival, _) = Request::new("c", [write(34)]).look(&mut lanes);
     assert_eq!(arrival, Arrival::Refused(0, Refused::Queue));
+}
+
+#[test]
+fn a_queue_is_full_for_those_who_wait_for_the_mark_of_another_key_too() {
+    let mut known = at(34);
+    // Each comes with a second key of its own, whose mark is being read.
+    let mut beside_a_cold_key = |name, counter| {
+        let mut lanes = [known.clone(), L::loading(1)];
+        let (arrival, _) = Request::new(name, [write(counter), write(1)]).look(&mut lanes);
+        let [first, _] = lanes;
+        known = first;
+        arrival
+    };
+    assert_eq!(beside_a_cold_key("a", 34), Arrival::Unread);
+    assert_eq!(beside_a_cold_key("b", 34), Arrival::Unread);
+    let full = Arrival::Refused(0, Refused::Queue);
+    assert_eq!(beside_a_cold_key("c", 34), full);
+    assert_eq!(beside_a_cold_key("d", 35), Arrival::Unread, "an advance");
+}
+
+#[test]
+fn a_stale_token_is_told_so_where_a_queue_is_full_or_another_read_failed() {
+    let mut cold = L::loading(1);
+    for name in ["a", "b"] {
+        let mut lanes = [cold];
+        Request::new(name, [write(34)]).look(&mut lanes);
+        [cold] = lanes;
+    }
+    // The stale key comes first, or the cold one does.
+    for stale in [0, 1] {
+        let mut lanes = [at(34), cold.clone()];
+        lanes.rotate_left(stale);
+        let ask = |counter| Request::new("c", [write(counter), write(counter)]);
+        let (arrival, _) = ask(33).look(&mut lanes);
+        assert_eq!(arrival, Arrival::Refused(stale, Refused::Stale(t(34))));
+        let (arrival, _) = ask(34).look(&mut lanes);
+        assert_eq!(arrival, Arrival::Refused(1 - stale, Refused::Queue));
+        lanes[1 - stale].load_failed(1);
+        let (arrival, _) = ask(33).look(&mut lanes);
+        assert_eq!(arrival, Arrival::Refused(stale, Refused::Stale(t(34))));
+        let (arrival, _) = ask(34).look(&mut lanes);
+        assert_eq!(arrival, Arrival::Refused(1 - stale, Refused::Store));
+    }
+    // Where it can wait it does: which marks are known changes no answer.
+    let mut lanes = [at(34), L::loading(1)];
+    let (arrival, _) = Request::new("d", [write(33), write(33)]).look(&mut lanes);
+    assert_eq!(arrival, Arrival::Unread);
 }
 
 #[test]

@@ -380,7 +380,7 @@ proptest! {
         draining in any::<bool>(),
         bounds in 1..6usize,
     ) {
-        let record = Record { mark: t(4), holder: Binding::Unbound, draining };
+        let record = Record { mark: t(4), holder: Binding::Unbound, draining, resets: 0 };
         let mut world = World {
             lanes: vec![
                 L::known(None, crashed),

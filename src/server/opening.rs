@@ -1,0 +1,150 @@
+//! What comes before HTTP on a client's connection: a PROXY header, the handshake of TLS.
+//!
+//! Both are done within the connection's own task and place, so that a flood of them is shed as any
+//! other flood of connections is, and within `timeouts.header`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fencegate_filters::Peer;
+use fencegate_filters::forwarding::Scheme;
+
+use super::proxy_header::{self, Origin};
+use crate::gateway::Settings;
+use crate::net::Stream;
+use crate::stop::{Stop, Stopping};
+use crate::tls::{Protocol, ServerTls};
+
+/// How connections to one listener are opened; a reload puts another way in its place.
+#[derive(Debug, Default)]
+pub struct Door(ArcSwap<Way>);
+
+/// How a connection is opened.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Way {
+    /// `None`: without TLS.
+    pub tls: Option<ServerTls>,
+    /// Whether a PROXY header comes first.
+    pub proxy_protocol: bool,
+}
+
+impl Door {
+    /// A door that is opened in this way.
+    #[must_use]
+    pub fn new(way: Way) -> Self {
+        Self(ArcSwap::from_pointee(way))
+    }
+
+    /// How connections are opened from now on.
+    pub fn change(&self, way: Way) {
+        // What has not changed is kept: with it go the keys of tickets.
+        if *self.0.load_full() != way {
+            self.0.store(Arc::new(way));
+        }
+    }
+
+    /// Whether TLS comes first.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.0.load().tls.is_some()
+    }
+
+    /// Opens a connection of which nothing has to be known but that it may be used; `None` where
+    /// nothing comes of it.
+    pub async fn enter(&self, stream: Stream, limit: Duration) -> Option<Stream> {
+        let way = self.0.load_full();
+        let Some(tls) = &way.tls else {
+            return Some(stream);
+        };
+        match tokio::time::timeout(limit, tls.accept(stream)).await {
+            Ok(Ok((stream, _))) => Some(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// `None`: HTTP begins at once.
+    pub(super) fn way(&self) -> Option<Arc<Way>> {
+        let way = self.0.load();
+        (way.tls.is_some() || way.proxy_protocol).then(|| Arc::clone(&way))
+    }
+}
+
+/// Who is on a connection, and what is spoken with them.
+pub(super) struct Client {
+    pub(super) peer: Peer,
+    /// `None`: whatever they begin with.
+    pub(super) protocol: Option<Protocol>,
+}
+
+impl Client {
+    /// One with whom HTTP begins at once.
+    pub(super) fn new(address: Option<IpAddr>, scheme: Scheme, settings: &Settings) -> Self {
+        let trusted = address.is_some_and(|address| settings.forwarded.trusts(address));
+        Self {
+            peer: Peer::new(address, scheme).speaking_for_others(trusted),
+            protocol: None,
+        }
+    }
+}
+
+impl Way {
+    /// Opens a connection; `None` where nothing comes of it.
+    pub(super) async fn open(
+        &self,
+        stream: Stream,
+        address: Option<SocketAddr>,
+        settings: &Settings,
+        stop: &Stopping,
+    ) -> Option<(Stream, Client)> {
+        let mut stream = stream;
+        let mut address = address.map(|address| address.ip());
+        let proxy = address;
+        let opening = async {
+            if self.proxy_protocol {
+                if !address.is_some_and(|address| settings.forwarded.trusts(address)) {
+                    return Err(io::Error::new(
+                        io::ErrorKind::PermissionDenied,
+                        "the address is not in trusted_proxies",
+                    ));
+                }
+                if let Origin::Client(client) = proxy_header::read(&mut stream).await? {
+                    address = client;
+                }
+            }
+            let Some(tls) = &self.tls else {
+                return Ok((stream, Client::new(address, Scheme::Http, settings)));
+            };
+            let (stream, session) = tls.accept(stream).await?;
+            let mut client = Client::new(address, Scheme::Https, settings);
+            client.peer = client.peer.with_identity(session.identity);
+            client.protocol = session.protocol;
+            Ok::<_, io::Error>((stream, client))
+        };
+        let in_time = async {
+            match settings.timeouts.header {
+                Some(limit) => tokio::time::timeout(limit, opening)
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+                None => opening.await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.reached(Stop::Draining) => None,
+            opened = in_time => match opened {
+                Ok(opened) => Some(opened),
+                Err(error) => {
+                    tracing::debug!(peer = ?proxy, %error, "a connection could not be opened");
+                    None
+                }
+            },
+        }
+    }
+}

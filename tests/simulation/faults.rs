@@ -1,0 +1,51 @@
+//! The oracle bites: what is broken on purpose is found within a few seeds.
+
+use fencegate_filters::fault::{Fault, plant};
+
+use super::run::run;
+
+/// Breaks one guarantee, and wants it noticed within so many seeds. A fraction of them is enough.
+fn is_noticed(fault: Fault, seeds: u64) {
+    let _planted = plant(fault);
+    let name = fault.name();
+    for seed in 1..=seeds {
+        if let Some(wrong) = run(seed).wrong.first() {
+            println!(
+                "{name:24} seed {seed:3}  {}",
+                wrong.lines().next().unwrap_or_default()
+            );
+            return;
+        }
+    }
+    panic!("{name} is not noticed within {seeds} seeds");
+}
+
+macro_rules! noticed {
+    ($($test:ident: $fault:ident within $seeds:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                is_noticed(Fault::$fault, $seeds);
+            }
+        )*
+    };
+}
+
+noticed! {
+    no_drain: NoDrain within 20,
+    drain_heads_only: DrainHeadsOnly within 60,
+    forward_before_sync: ForwardBeforeSync within 20,
+    ignore_sync_result: IgnoreSyncResult within 20,
+    forget_marks: ForgetMarks within 20,
+    no_crash_hold: NoCrashHold within 40,
+    no_draining_hold: NoDrainingHold within 80,
+    release_on_leave: ReleaseOnLeave within 60,
+    unknown_completes: UnknownCompletes within 40,
+    early_answer_completes: EarlyAnswerCompletes within 80,
+    unknown_status_completes: UnknownStatusCompletes within 60,
+    resend_after_bytes: ResendAfterBytes within 60,
+    no_second_check: NoSecondCheck within 80,
+    clean_unsettled: CleanUnsettled within 80,
+    cache_decides: CacheDecides within 40,
+    failed_commit_wedges: FailedCommitWedges within 80,
+}

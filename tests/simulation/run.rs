@@ -1,0 +1,121 @@
+//! One simulation, from its seed to its verdict.
+
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
+
+use super::dice::Dice;
+use super::nemesis::{CLIENTS, Nemesis};
+use super::resource::Resource;
+use super::scenario::Scenario;
+use super::world::{TICK, World};
+use super::{gateway, holder};
+
+thread_local! {
+    static SIMULATES: Cell<bool> = const { Cell::new(false) };
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A panic in a task of the gateway is caught by its runtime: here it is a violation.
+fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if SIMULATES.get() {
+                PANICS.with_borrow_mut(|panics| panics.push(info.to_string()));
+            } else {
+                default(info);
+            }
+        }));
+    });
+}
+
+/// What came of one seed.
+pub(crate) struct Ran {
+    pub(crate) wrong: Vec<String>,
+    pub(crate) hash: u64,
+    pub(crate) lines: Vec<String>,
+    pub(crate) simulated: Duration,
+    pub(crate) reached: usize,
+    pub(crate) answered: usize,
+    pub(crate) good: usize,
+    /// How often the gateway's life ended.
+    pub(crate) crashes: u64,
+}
+
+/// Runs the simulation of `seed`.
+pub(crate) fn run(seed: u64) -> Ran {
+    watch_panics();
+    SIMULATES.set(true);
+    let scenario = Scenario::draw(seed);
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(seed)
+        .tick_duration(TICK)
+        .simulation_duration(Duration::from_secs(600))
+        .min_message_latency(Duration::from_millis(1))
+        .max_message_latency(scenario.max_latency)
+        .tcp_capacity(128)
+        .enable_random_order()
+        .build();
+    let holders = scenario.holders;
+    let world = Arc::new(World::new(scenario));
+    let lives = Arc::new(Mutex::new(Dice::new(seed, "lives")));
+    {
+        let world = Arc::clone(&world);
+        sim.host("gateway", move || {
+            let dice = lives.lock().unwrap().fork();
+            gateway::live(Arc::clone(&world), dice)
+        });
+    }
+    let resource = Resource::new(Arc::clone(&world), Dice::new(seed, "resource"));
+    sim.host("resource", move || Arc::clone(&resource).serve());
+    let mut dice = Dice::new(seed, "holders");
+    for (number, host) in CLIENTS.into_iter().enumerate() {
+        let mine = (0..holders).filter(|holder| holder % CLIENTS.len() == number);
+        let mine: Vec<_> = mine
+            .map(|_| holder::Holder::new(Arc::clone(&world), dice.fork()))
+            .collect();
+        sim.client(host, async move {
+            let tasks = mine.into_iter().map(|holder| tokio::spawn(holder.run()));
+            for task in tasks.collect::<Vec<_>>() {
+                task.await?;
+            }
+            Ok(())
+        });
+    }
+    let mut nemesis = Nemesis::new(Arc::clone(&world), Dice::new(seed, "nemesis"));
+    let step = |sim: &mut turmoil::Sim<'_>, nemesis: &mut Nemesis| {
+        world.set_clock(sim.elapsed());
+        nemesis.act(sim);
+        sim.step().unwrap_or_else(|error| {
+            world.violation(format!("a host failed: {error}"));
+            true
+        })
+    };
+    while !step(&mut sim, &mut nemesis) {}
+    nemesis.heal(&mut sim);
+    let (judge, dice) = (Arc::clone(&world), Dice::new(seed, "judge"));
+    sim.client("judge", async move {
+        holder::judge(judge, dice).await;
+        Ok(())
+    });
+    while !step(&mut sim, &mut nemesis) {}
+    let simulated = sim.elapsed();
+    drop(sim);
+    SIMULATES.set(false);
+    let mut wrong = world.verdict();
+    let panics = PANICS.with_borrow_mut(std::mem::take);
+    wrong.extend(panics.into_iter().map(|panic| format!("a panic: {panic}")));
+    let finished = world.finish();
+    Ran {
+        wrong,
+        hash: finished.hash,
+        lines: finished.lines,
+        simulated,
+        reached: finished.reached,
+        answered: finished.answered,
+        good: finished.good,
+        crashes: nemesis.ends,
+    }
+}
