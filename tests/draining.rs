@@ -377,6 +377,10 @@ fn bytes_in_the_send_buffer_are_discarded_by_a_cut() {
         .send(write(34, "older").head(length))
         .send(vec![b'x'; length / 2]);
     stage.recorder.arrived("older");
+    eventually(
+        "the gateway's kernel holds what the resource does not read",
+        || (stage.recorder.unacknowledged() >= length as u64 / 4).then_some(()),
+    );
     stage
         .send(&write(35, "newer"))
         .assert_ok("after the cut and its settle");
@@ -409,6 +413,10 @@ fn bytes_in_the_send_buffer_are_discarded_by_a_kill() {
         .send(write(34, "older").head(length))
         .send(vec![b'x'; length]);
     stage.recorder.arrived("older");
+    eventually(
+        "the gateway's kernel holds what the resource does not read",
+        || (stage.recorder.unacknowledged() >= length as u64 / 4).then_some(()),
+    );
     stage.gateway.kill();
     stage.gateway.restart();
     stage.send(&write(35, "newer")).assert_ok("after the hold");

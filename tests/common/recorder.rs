@@ -225,6 +225,22 @@ impl Recorder {
         self.shared.bytes.load(Ordering::SeqCst)
     }
 
+    /// How many bytes for the resource its clients' kernel still holds, sent by them and not
+    /// acknowledged: the `tx_queue` of `/proc/net/tcp` (Linux, proc_pid_net(5)).
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let resource = format!(":{:04X}", self.address.port());
+        let queues = table.lines().skip(1).filter_map(|line| {
+            let mut columns = line.split_ascii_whitespace().skip(2);
+            let remote = columns.next()?;
+            let (sending, _) = columns.nth(1)?.split_once(':')?;
+            remote
+                .ends_with(&resource)
+                .then(|| u64::from_str_radix(sending, 16).unwrap())
+        });
+        queues.sum()
+    }
+
     /// How many connections have been made to the resource.
     pub(crate) fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
