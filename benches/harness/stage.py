@@ -66,7 +66,7 @@ class Stage:
         self.wanted = options.only.split(",") if options.only else list(COMMANDS)
         check_names(self.wanted)
         self.skipped: dict[str, str] = {}
-        self._fencegate = options.fencegate.resolve()
+        self.fencegate = options.fencegate.resolve()
         self._scratch = options.scratch
         self._stack = ExitStack()
 
@@ -98,7 +98,7 @@ class Stage:
         for name in self.wanted:
             port, tls_port, admin_port = free_ports(3)
             directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
-            site = Site(directory, port, tls_port, admin_port, upstream_port, self.cores.proxy, self._fencegate, large_bodies)
+            site = Site(directory, port, tls_port, admin_port, upstream_port, self.cores.proxy, self.fencegate, large_bodies)
             try:
                 peer = Peer(name, site)
             except PeerMissing as missing:
