@@ -225,10 +225,14 @@ impl Admin {
     }
 
     async fn key(&self, key: Key) -> Answer {
+        let none = || Refusal::new(Reason::NoRoute, "This key has no mark.");
+        if key.is_internal() {
+            return Err(none());
+        }
         let fence = self.gateway.fence.clone();
         match blocking(move || fence.key(&key)).await? {
             Some(view) => json(&KeyAnswer::from(view)),
-            None => Err(Refusal::new(Reason::NoRoute, "This key has no mark.")),
+            None => Err(none()),
         }
     }
 }
