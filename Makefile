@@ -46,15 +46,15 @@ smuggling: setup
 soak:
 	python3 tests/soak.py
 
-# What a request costs next to nginx, HAProxy and a raw relay, and what bodies and TLS cost; locks next to
-# etcd's and Redis's. BENCH="--rounds 9 --only nginx,fencegate" passes options on, BENCH_LOCKS those of benches/locks.py.
+# What requests cost next to nginx, HAProxy, Envoy, Caddy and a raw relay, and locks next to etcd's and Redis's: tables,
+# and JSON and plots in docs/bench. benches/bench.py says at its start how long it takes; the locks take two minutes more.
+# BENCH="--rounds 9 --only nginx,fencegate" passes options on, BENCH_LOCKS those of benches/locks.py.
+BENCH_LOCKS ?= --rounds 3 --seconds 2 --json docs/bench/locks.json
 bench:
 	cargo build --release --locked --bin fencegate --example lock_load
 	sh benches/setup.sh
-	python3 benches/side_by_side.py $(BENCH)
-	python3 benches/bodies.py $(BENCH)
-	python3 benches/secure.py $(BENCH)
-	python3 benches/locks.py $(BENCH_LOCKS)
+	status=0; python3 benches/bench.py $(BENCH) || status=$$?; \
+	python3 benches/locks.py $(BENCH_LOCKS) || status=$$?; exit $$status
 
 # A release that was built twice, the second time by what the first one counted under load:
 # target/pgo/fencegate. Compare it by BENCH="--fencegate target/pgo/fencegate".
