@@ -17,13 +17,13 @@ sys.dont_write_bytecode = True
 
 from harness import report
 from harness.machine import REPOSITORY, BenchError, Cores, describe
-from harness.part import Part
-from harness.peers import COMMANDS, check_names, versions_of
+from harness.part import Part, peers_wanted
+from harness.peers import check_names, versions_of
 from harness.rounds import progress_line
 from harness.stage import add_common_options, add_load_options, run_main
-from parts import bulk, workloads
+from parts import bulk, contention, growth, handover, idle, workloads
 
-PARTS = {part.name: part for part in (workloads.PART, bulk.PART)}
+PARTS = {part.name: part for part in (workloads.PART, bulk.PART, idle.PART, growth.PART, contention.PART, handover.PART)}
 ROUNDS, SECONDS, CONNECTIONS = 3, 2, 64
 NARROWING = ("only", "parts", "workloads", "rounds", "seconds", "connections")
 
@@ -70,7 +70,7 @@ def introduce(options: argparse.Namespace, parts: list[Part]) -> dict:
     expected = {part.name: part.seconds(options) for part in parts}
     times = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in expected.items())
     print(f"This takes about {sum(expected.values()) / 60:.0f} minutes ({times}); results go to {options.out}.\n", flush=True)
-    names = options.only.split(",") if options.only else list(COMMANDS)
+    names = peers_wanted(options)
     check_names(names)
     versions, absent = versions_of(names, options.fencegate.resolve())
     machine = {**describe(Cores.choose(options.proxy_core, options.load_core)), "versions": versions, "absent": absent}

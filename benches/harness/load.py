@@ -28,7 +28,8 @@ class Workload:
     `streams`: requests at once on one connection, by HTTP/2; 0: HTTP/1.1. `fresh`: a connection for each request;
     `resumed`: with a TLS session of before. `keys`: how many are walked over, or by `skew` drawn by Zipf's law;
     `rise_every`: a key's token rises after so many requests on it, 0: never. `connections`: instead of the plan's.
-    `peers`: the only ones worth comparing; empty: all. `at`: another path than the lane's.
+    `peers`: the only ones worth comparing; empty: all. `fenced_only`: not
+    fencegate's other lane. `at_least_seconds`: of a turn, where its beginning takes long. `at`: another path than the lane's.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Workload:
     rise_every: int = 0
     connections: int | None = None
     peers: tuple[str, ...] = ()
+    fenced_only: bool = False
+    at_least_seconds: int = 0
     at: str = ""
 
     def path(self, lane: str) -> str:

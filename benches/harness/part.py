@@ -6,11 +6,11 @@ import argparse
 from dataclasses import dataclass
 from typing import Callable
 
+from .peers import COMMANDS
 from .rounds import Plan
 from .stage import Stage
 
-# What a turn takes beside the load itself, and a start of all peers.
-TURN_OVERHEAD_SECONDS = 0.25
+# What a start of all peers takes.
 START_SECONDS = 4.0
 
 
@@ -27,5 +27,9 @@ class Part:
     plots: Callable[[dict], dict[str, str]]
 
 
-def plan_of(options: argparse.Namespace, stage: Stage, seconds: float | None = None) -> Plan:
-    return Plan(options.rounds, seconds or options.seconds, options.connections, stage.cores)
+def peers_wanted(options: argparse.Namespace) -> list[str]:
+    return options.only.split(",") if options.only else list(COMMANDS)
+
+
+def plan_of(options: argparse.Namespace, stage: Stage) -> Plan:
+    return Plan(options.rounds, options.seconds, options.connections, stage.cores)

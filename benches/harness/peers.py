@@ -18,10 +18,8 @@ TOOLS = REPOSITORY / "target/bench-tools"
 SECURE_BIND = "bind 127.0.0.1:SECUREPORT backlog 4096 ssl crt DIRECTORY/server.both.pem alpn h2,http/1.1"
 LUA_MODULES = "load_module MODULES/ndk_http_module.so;\nload_module MODULES/ngx_http_lua_module.so;"
 LUA_SETTINGS = "lua_shared_dict marks 256m;"
-FENCEGATE_ROUTE = """  - name: more-NUMBER
-    path: /more/NUMBER/{id}
-    upstream: backend
-    fence: { require: all, key: "{id}" }
+# On one line each: fencegate reads no file above 1 MiB, and 10,000 of them are to fit.
+FENCEGATE_ROUTE = """  - {name: more-NUMBER, path: "/more/NUMBER/{id}", upstream: backend, fence: {require: all, key: "{id}"}}
 """
 LUA_CHECK = "access_by_lua_file DIRECTORY/fence.lua;"
 

@@ -81,4 +81,5 @@ def main() -> None:
     print("RESULT " + json.dumps(result))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,10 @@ from .process import CpuTime, PinnedProcess, cpu_time_of
 from .upstream import Upstream
 
 WARM_UP_SECONDS = 1
+# What a turn takes beside the load itself.
+TURN_OVERHEAD_SECONDS = 0.25
+# How many keys a peer is sure to see for the first time in a second.
+FIRST_SIGHTS_PER_SECOND = 15_000
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ class Turns:
         peer.require_alive()
         port = peer.tls_port if workload.tls else peer.port
         connections = connections_of(workload, self.plan)
+        seconds = max(seconds, workload.at_least_seconds)
         return run_load(workload, port, row.lane, self.plan.cores.load, connections, seconds, first)
 
     def _check_counts(self, row: Row, workload: Workload, result: LoadResult, at_upstream: int) -> None:
@@ -183,12 +188,20 @@ def connections_of(workload: Workload, plan: Plan) -> int:
     return workload.connections or plan.connections
 
 
+def seconds_of(workload: Workload, plan_rounds: int, plan_seconds: float) -> float:
+    """What all turns of one row take, the one that is not counted included."""
+    lengths = [WARM_UP_SECONDS, *[plan_seconds] * plan_rounds]
+    turns = sum(max(length, workload.at_least_seconds) + TURN_OVERHEAD_SECONDS for length in lengths)
+    first_sights = 0 if workload.rise_every else workload.keys / FIRST_SIGHTS_PER_SECOND
+    return turns + first_sights
+
+
 def rows_of(names: Iterable[str], workload: Workload) -> list[Row]:
     """The relay passes TLS on to an upstream that has none, and its upstream speaks no HTTP/2."""
     wanted = set(names) & set(workload.peers or names)
     if workload.tls or workload.streams:
         wanted.discard("relay")
-    return rows_of_peers(wanted)
+    return [row for row in rows_of_peers(wanted) if row.lane == "fenced" or not workload.fenced_only]
 
 
 def rows_of_peers(names: Iterable[str]) -> list[Row]:
@@ -202,7 +215,7 @@ def others_than(peer: Peer, peers: dict[str, Peer]) -> list[Peer]:
 def in_turns(rows: list[Row], rounds: int) -> Iterator[tuple[int, Row]]:
     """Every row once a round, rounds counted from 1. Another row begins each round, so that none is always first."""
     for number in range(rounds):
-        first = number % len(rows)
+        first = number % max(1, len(rows))
         for row in rows[first:] + rows[:first]:
             yield number + 1, row
 

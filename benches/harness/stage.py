@@ -8,9 +8,9 @@ import resource
 import signal
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Iterator
 
 from .machine import REPOSITORY, BenchError, Cores, filesystem_of
 from .peers import COMMANDS, Peer, PeerMissing, Site, check_names
@@ -94,25 +94,32 @@ class Stage:
         upstream.wait_until_ready()
         return upstream
 
-    def start_peers(
-        self, upstream_port: int, names: Iterable[str] = COMMANDS, large_bodies: bool = False, more_routes: int = 0
-    ) -> dict[str, Peer]:
-        """Every wanted peer of these names whose program is there; of the others, `skipped` says why not."""
-        peers = {}
-        for name in [name for name in self.wanted if name in names]:
-            directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
-            where = (self.cores.proxy, self.fencegate, large_bodies, more_routes)
-            site = Site(directory, *free_ports(3), upstream_port, *where)
-            try:
-                peer = Peer(name, site)
-            except PeerMissing as missing:
-                self.skipped[name] = str(missing)
-                continue
-            peers[name] = self._stack.enter_context(peer)
-            peer.wait_until_ready()
+    def start_peers(self, upstream_port: int, names: Iterable[str] = COMMANDS, large_bodies: bool = False) -> dict[str, Peer]:
+        """Every wanted peer of these names that is there and starts; of the others, `skipped` says why not."""
+        peers = self._stack.enter_context(self.some_peers(upstream_port, names, large_bodies))
         if not peers and self.skipped:
             raise BenchError("no peer could be started: " + "; ".join(self.skipped.values()))
         return peers
+
+    @contextmanager
+    def some_peers(
+        self, upstream_port: int, names: Iterable[str], large_bodies: bool = False, more_routes: int = 0
+    ) -> Iterator[dict[str, Peer]]:
+        """The same, for as long as the `with` block runs."""
+        with ExitStack() as stack:
+            peers = {}
+            for name in [name for name in self.wanted if name in names]:
+                directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
+                where = (self.cores.proxy, self.fencegate, large_bodies, more_routes)
+                site = Site(directory, *free_ports(3), upstream_port, *where)
+                try:
+                    peer = stack.enter_context(Peer(name, site))
+                    peer.wait_until_ready()
+                except (PeerMissing, BenchError) as error:
+                    self.skipped[name] = str(error)
+                    continue
+                peers[name] = peer
+            yield peers
 
 
 def allow_open_files() -> None:

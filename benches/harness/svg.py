@@ -140,7 +140,7 @@ def line_figure(title: str, note: str, panels: list[LinePanel], columns: int = 2
     canvas = heading(title, note)
     inner = column_width(width, columns)
     legend = max((len(panel.lines) for panel in panels), default=0) * LEGEND_STEP
-    step = 24 + PLOT_HEIGHT + AXIS_HEIGHT + legend + GAP
+    step = 40 + PLOT_HEIGHT + AXIS_HEIGHT + legend + GAP
     for number, panel in enumerate(panels):
         left = MARGIN + number % columns * (inner + GAP)
         draw_lines(canvas.at(left, TITLE_HEIGHT + number // columns * step), panel, inner)
@@ -149,7 +149,7 @@ def line_figure(title: str, note: str, panels: list[LinePanel], columns: int = 2
 
 def draw_lines(canvas: Canvas, panel: LinePanel, width: float) -> None:
     canvas.text(0, 14, panel.title, "panel")
-    plot = canvas.at(AXIS_WIDTH, 28)
+    plot = canvas.at(AXIS_WIDTH, 40)
     room = width - AXIS_WIDTH
     xs = [x for line in panel.lines for x, _ in line.points]
     ys = [y for line in panel.lines for _, y in line.points]
@@ -164,7 +164,7 @@ def draw_lines(canvas: Canvas, panel: LinePanel, width: float) -> None:
     for value in across.ticks():
         plot.text(across.place(value), PLOT_HEIGHT + 16, short(value), "small", "middle")
     plot.text(room / 2, PLOT_HEIGHT + 32, panel.x_label, "small", "middle")
-    plot.text(-AXIS_WIDTH + 4, -2, panel.y_label, "small")
+    plot.text(-AXIS_WIDTH, -12, panel.y_label, "small")
     for number, line in enumerate(panel.lines):
         places = [(across.place(x), PLOT_HEIGHT - down.place(y)) for x, y in line.points]
         plot.curve(places, line.colour, dots=len(places) < 20)

@@ -7,8 +7,8 @@ from statistics import median
 
 from harness import plots, report
 from harness.bulk import DOWNLOAD, UPLOAD, BulkSample, BulkTurns, BulkUpstream
-from harness.part import START_SECONDS, Part
-from harness.peers import COMMANDS, Row
+from harness.part import START_SECONDS, Part, peers_wanted
+from harness.peers import Row
 from harness.rounds import rows_of_peers
 from harness.stage import Stage
 
@@ -22,8 +22,7 @@ BulkSamples = dict[Row, list[BulkSample]]
 
 
 def seconds(options: argparse.Namespace) -> float:
-    names = options.only.split(",") if options.only else list(COMMANDS)
-    return START_SECONDS + 2 * min(ROUNDS, options.rounds) * len(rows_of_peers(names)) * TRANSFER_SECONDS
+    return START_SECONDS + 2 * min(ROUNDS, options.rounds) * len(rows_of_peers(peers_wanted(options))) * TRANSFER_SECONDS
 
 
 def table(all_samples: BulkSamples) -> str:
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace) -> dict:
         )
         peers = stage.start_peers(upstream.port, large_bodies=True)
         turns = BulkTurns(min(ROUNDS, options.rounds), BODY_MEBIBYTES, stage.cores, upstream, peers)
-        report.print_heading("One large body", [f"{BODY_MEBIBYTES} MiB each way; CPU per MiB of body"], {})
+        report.print_heading("One large body", [f"{BODY_MEBIBYTES} MiB each way; CPU per MiB of body"], stage.skipped)
         for direction in (UPLOAD, DOWNLOAD):
             samples = turns.compare(direction)
             title = f"One body of {BODY_MEBIBYTES} MiB, {direction.title}"

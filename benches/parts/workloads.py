@@ -5,25 +5,21 @@ from __future__ import annotations
 import argparse
 
 from harness import plots, report
-from harness.part import START_SECONDS, TURN_OVERHEAD_SECONDS, Part, plan_of
-from harness.peers import COMMANDS, FENCING
-from harness.rounds import WARM_UP_SECONDS, Plan, Turns, check_fence, rows_of
+from harness.part import START_SECONDS, Part, peers_wanted, plan_of
+from harness.peers import FENCING
+from harness.rounds import Plan, Turns, check_fence, rows_of, seconds_of
 from harness.stage import Stage
 from harness.upstream import Upstream
 from harness.workloads import chosen
 
-# How many keys a peer is sure to see for the first time in a second.
-FIRST_SIGHTS_PER_SECOND = 15_000
-
 
 def seconds(options: argparse.Namespace) -> float:
-    names = options.only.split(",") if options.only else list(COMMANDS)
-    total = START_SECONDS
-    for workload in chosen(options.workloads):
-        turns = options.rounds * (options.seconds + TURN_OVERHEAD_SECONDS) + WARM_UP_SECONDS + TURN_OVERHEAD_SECONDS
-        first_sights = 0 if workload.rise_every else workload.keys / FIRST_SIGHTS_PER_SECOND
-        total += len(rows_of(names, workload)) * (turns + first_sights)
-    return total
+    names = peers_wanted(options)
+    each = [
+        len(rows_of(names, workload)) * seconds_of(workload, options.rounds, options.seconds)
+        for workload in chosen(options.workloads)
+    ]
+    return START_SECONDS + sum(each)
 
 
 def method(plan: Plan) -> str:
@@ -43,7 +39,7 @@ def run(options: argparse.Namespace) -> dict:
             if name in peers:
                 check_fence(peers[name])
         turns = Turns(plan, upstream, peers)
-        report.print_heading("Requests, side by side", [method(plan)], {})
+        report.print_heading("Requests, side by side", [method(plan)], stage.skipped)
         for workload in chosen(options.workloads):
             samples = turns.compare(workload)
             results.append(report.comparison(workload, samples, plan.connections, turns.failures))
