@@ -1,6 +1,6 @@
 # Everything runs on loopback and cleans up after itself.
 
-.PHONY: build test setup lint model bench pgo faults fuzz shuttle smuggling soak
+.PHONY: build test setup lint model bench micro pgo faults fuzz shuttle smuggling soak
 
 build:
 	cargo build --release
@@ -9,9 +9,11 @@ build:
 setup:
 	sh tests/setup.sh
 
-# Many tests wait for a timer of the contract, so more of them run at once than there are cores.
+# Many tests wait for a timer of the contract, so more of them run at once than there are cores. The
+# instructions of single steps are counted in what they have built, and a change is told and never fails.
 test: setup
 	RUST_TEST_THREADS=8 cargo test --workspace --no-fail-fast
+	-python3 benches/micro.py --build debug
 	$(MAKE) smuggling
 	cargo test --features faults,sim --test sweep --test simulation -- --skip faults
 	$(MAKE) faults model shuttle fuzz
@@ -55,6 +57,12 @@ bench:
 	sh benches/setup.sh
 	status=0; python3 benches/bench.py $(BENCH) || status=$$?; \
 	python3 benches/locks.py $(BENCH_LOCKS) || status=$$?; exit $$status
+
+# Instructions of single steps, counted by valgrind in a release build; prints what changed by more than 5% since
+# benches/micro.json. MICRO=--write makes what it counts the baseline.
+micro:
+	cargo build --release --locked --example micro
+	python3 benches/micro.py $(MICRO)
 
 # A release that was built twice, the second time by what the first one counted under load:
 # target/pgo/fencegate. Compare it by BENCH="--fencegate target/pgo/fencegate".

@@ -20,6 +20,7 @@ haproxy                                      haproxy                2.6.12-*
 wrk                                          wrk                    4.1.0-*
 h2load                                       nghttp2-client         1.52.0-*
 openssl                                      openssl                3.*
+valgrind                                     valgrind               1:3.19.0-*
 curl                                         curl                   *
 etcd                                         etcd-server            3.4.23-*
 etcdctl                                      etcd-client            3.4.23-*

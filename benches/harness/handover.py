@@ -72,10 +72,10 @@ class OpenUpstream:
         began: dict[int, float] = {}
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < deadline:
-            ready, _, _ = select.select([self._listener, *self._connections], [], [], TIMEOUT_SECONDS)
+            ready = self._ready_within(TIMEOUT_SECONDS)
             arrived = now_us()
             for each in ready:
-                if each is self._listener:
+                if each == self._listener.fileno():
                     self._accept()
                 elif not self._connections[each].read():
                     self._connections.pop(each).socket.close()
@@ -87,8 +87,11 @@ class OpenUpstream:
 
     def has_request_within(self, seconds: float) -> bool:
         """Whether anything comes on a connection that is open."""
-        ready, _, _ = select.select([self._listener, *self._connections], [], [], seconds)
-        return bool(ready)
+        return bool(self._ready_within(seconds))
+
+    def _ready_within(self, seconds: float) -> list[int]:
+        ready, _, _ = select.select([self._listener.fileno(), *self._connections], [], [], seconds)
+        return ready
 
     def _accept(self) -> None:
         accepted, _ = self._listener.accept()

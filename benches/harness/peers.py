@@ -120,6 +120,11 @@ def lua_modules() -> Path:
     raise PeerMissing("nginx's Lua module is not installed: run benches/setup.sh")
 
 
+def nginx_with_lua() -> str:
+    lua_modules()
+    return installed("nginx")
+
+
 def haproxy_command(site: Site) -> list[str]:
     config = template("haproxy.cfg", MODE="http", HTTP_OPTIONS="http-reuse always", SECURE_BIND=SECURE_BIND)
     return [installed("haproxy"), "-db", "-f", site.write("haproxy.cfg", config)]
@@ -182,7 +187,7 @@ COMMANDS: dict[str, Callable[[Site], list[str]]] = {
 PROGRAMS: dict[str, Callable[[], str]] = {
     "relay": lambda: installed("haproxy"),
     "nginx": lambda: installed("nginx"),
-    "nginx-lua": lambda: lua_modules() and installed("nginx"),
+    "nginx-lua": nginx_with_lua,
     "haproxy": lambda: installed("haproxy"),
     "envoy": envoy_program,
     "caddy": lambda: installed("caddy"),

@@ -8,13 +8,15 @@ import resource
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterable, Iterator, TypeVar
 
 from .load import TOKEN, LoadResult, Workload, run_load
 from .machine import BenchError, CoreTimes, Cores
 from .peers import ROWS, Peer, Row
 from .process import CpuTime, PinnedProcess, cpu_time_of
 from .upstream import Upstream
+
+T = TypeVar("T")
 
 WARM_UP_SECONDS = 1
 # What a turn takes beside the load itself.
@@ -212,7 +214,7 @@ def others_than(peer: Peer, peers: dict[str, Peer]) -> list[Peer]:
     return [each for each in peers.values() if each is not peer]
 
 
-def in_turns(rows: list[Row], rounds: int) -> Iterator[tuple[int, Row]]:
+def in_turns(rows: list[T], rounds: int) -> Iterator[tuple[int, T]]:
     """Every row once a round, rounds counted from 1. Another row begins each round, so that none is always first."""
     for number in range(rounds):
         first = number % max(1, len(rows))

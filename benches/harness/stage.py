@@ -10,7 +10,7 @@ import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterable, Iterator, TypeVar
 
 from .machine import REPOSITORY, BenchError, Cores, filesystem_of
 from .peers import COMMANDS, Peer, PeerMissing, Site, check_names
@@ -59,6 +59,9 @@ def positive(text: str) -> int:
     return number
 
 
+Server = TypeVar("Server", bound=PinnedProcess)
+
+
 class Stage:
     """A `with` block that owns all processes and files of a benchmark; nothing outlives it."""
 
@@ -89,7 +92,7 @@ class Stage:
         """Stops everything in the reverse order of its start, and removes the files."""
         self._stack.close()
 
-    def start_upstream(self, make: Callable[[Path, int, int], PinnedProcess]) -> PinnedProcess:
+    def start_upstream(self, make: Callable[[Path, int, int], Server]) -> Server:
         upstream = self._stack.enter_context(make(self.directory, free_ports(1)[0], self.cores.load))
         upstream.wait_until_ready()
         return upstream

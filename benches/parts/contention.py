@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from statistics import median
 
 from harness import report
@@ -16,15 +17,15 @@ from harness.workloads import ANSWER
 
 CLIENTS = 1000
 RISE_EVERY = 100
-SHARED = {"rise_every": RISE_EVERY, "connections": CLIENTS, "peers": FENCING, "fenced_only": True}
-UPLOAD = ("PUT", "upload", 64, ANSWER)
-WORKLOADS = (
-    Workload("one-key", f"{CLIENTS:,} clients on one key, a higher token every {RISE_EVERY} requests", *UPLOAD, **SHARED),
-    Workload(
-        "zipf", f"{CLIENTS:,} clients on 1,000 keys by Zipf's law, a higher token every {RISE_EVERY} requests on a key",
-        *UPLOAD, keys=1000, skew=1.0, **SHARED,
-    ),
+ONE_KEY = Workload(
+    "one-key", f"{CLIENTS:,} clients on one key, a higher token every {RISE_EVERY} requests", "PUT", "upload", 64, ANSWER,
+    rise_every=RISE_EVERY, connections=CLIENTS, peers=FENCING, fenced_only=True,
 )
+MANY_KEYS = replace(
+    ONE_KEY, name="zipf", keys=1000, skew=1.0,
+    title=f"{CLIENTS:,} clients on 1,000 keys by Zipf's law, a higher token every {RISE_EVERY} requests on a key",
+)
+WORKLOADS = (ONE_KEY, MANY_KEYS)
 HEADINGS = ["peer", "admitted/s", "spread", "refused", "CPU µs", "p50 ms", "p99 ms", "p99.9 ms", "RSS MiB", "core"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import resource
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 
 from harness import plots, report
@@ -14,12 +14,13 @@ from harness.part import START_SECONDS, Part, peers_wanted
 from harness.rounds import Plan, Turns, rows_of, seconds_of
 from harness.stage import Stage, allow_open_files
 from harness.upstream import FILES, KIBIBYTE, MEBIBYTE, Upstream
-from harness.workloads import ANSWER, SMALL
+from harness.workloads import SMALL
 
 TURN_SECONDS = 1
 ROUNDS = 2
 COMPARED = ("nginx", "fencegate")
 WITH_MARKS = ("nginx-lua", "fencegate")
+SMALL_GET = Workload("growth", "growth", *SMALL, peers=COMPARED, fenced_only=True)
 # A proxy has a file open for each client and for each request on its way, and some besides.
 SPARE_FILES = 1000
 
@@ -48,49 +49,40 @@ def most_connections() -> int:
     return min(10_000, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES) // 2)
 
 
-def small(x: int, **more) -> Point:
-    return Point(x, Workload(f"growth-{x}", f"at {x:,}", *SMALL, fenced_only=True, **{"peers": COMPARED, **more}))
-
-
 def connection_points() -> list[Point]:
     """To open the most takes a good part of a turn."""
     most = most_connections()
-    return [*(small(count, connections=count) for count in (10, 100, 1000)), small(most, connections=most, at_least_seconds=4)]
+    points = [Point(count, replace(SMALL_GET, connections=count)) for count in (10, 100, 1000)]
+    return [*points, Point(most, replace(SMALL_GET, connections=most, at_least_seconds=4))]
 
 
 def route_points() -> list[Point]:
     """The route that is asked for is the last of many. 1,500 is about what a config file of fencegate may hold."""
     counts = (1, 10, 100, 1000, 1500, 10_000)
-    return [Point(count, small(count, at=f"/more/{count - 1}/42").workload, count) for count in counts]
+    return [Point(count, replace(SMALL_GET, at=f"/more/{count - 1}/42"), count) for count in counts]
 
 
 def key_points() -> list[Point]:
-    return [small(count, keys=count, peers=WITH_MARKS) for count in (1, 100, 10_000, 100_000)]
+    return [Point(count, replace(SMALL_GET, keys=count, peers=WITH_MARKS)) for count in (1, 100, 10_000, 100_000)]
 
 
 def header_points() -> list[Point]:
-    return [small(count, headers=count) for count in (1, 10, 40, 80)]
+    return [Point(count, replace(SMALL_GET, headers=count)) for count in (1, 10, 40, 80)]
 
 
-def with_body(size: int) -> dict:
+def body_point(size: int, workload: Workload) -> Point:
     """So few connections that even the largest bodies come through many times in a turn."""
-    return {"connections": 16, "peers": COMPARED, "fenced_only": True, "at_least_seconds": 2 if size > MEBIBYTE else 0}
+    return Point(size, replace(workload, connections=16, at_least_seconds=2 if size > MEBIBYTE else 0))
 
 
 def response_points() -> list[Point]:
-    return [
-        Point(size, Workload(f"response-{kind}", f"at {size:,}", "GET", kind, 0, size, **with_body(size)))
-        for kind, size in FILES.items()
-    ]
+    return [body_point(size, replace(SMALL_GET, kind=kind, response_bytes=size)) for kind, size in FILES.items()]
 
 
 def upload_points() -> list[Point]:
     """Beyond what nginx collects in memory, it is the kind that nginx streams."""
     sizes = ((KIBIBYTE, "upload"), (16 * KIBIBYTE, "upload"), (64 * KIBIBYTE, "upload"), (MEBIBYTE, "blob"), (4 * MEBIBYTE, "blob"))
-    return [
-        Point(size, Workload(f"upload-{size}", f"at {size:,}", "PUT", kind, size, ANSWER, **with_body(size)))
-        for size, kind in sizes
-    ]
+    return [body_point(size, replace(SMALL_GET, method="PUT", kind=kind, body_bytes=size)) for size, kind in sizes]
 
 
 def axes() -> list[Axis]:
@@ -119,7 +111,9 @@ def seconds(options: argparse.Namespace) -> float:
 
 def measure(axis: Axis, stage: Stage, upstream: Upstream, shared: Turns) -> dict:
     """Every point of an axis. Another number of routes needs peers of its own."""
-    points, failures, all_samples = [], [], {}
+    points: list[dict] = []
+    failures: list[str] = []
+    all_samples: report.Samples = {}
     for point in axis.points:
         with ExitStack() as stack:
             turns = shared
