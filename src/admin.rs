@@ -29,6 +29,7 @@ use crate::config::TokenHash;
 use crate::gateway::Gateway;
 use crate::marks::{self, Caller};
 use crate::net::Stream;
+use crate::route::key_meant;
 
 /// The most connections at once.
 const MOST_CONNECTIONS: usize = 256;
@@ -160,6 +161,11 @@ impl Admin {
                 ("raise" | "reset", &Method::POST) => collect(body).await?,
                 ("raise" | "reset", _) => return Err(not_allowed("POST")),
                 _ => return Err(unknown()),
+            };
+            let key = match action {
+                // To fence a name that no request has would fence nothing.
+                "raise" => key_meant(&self.gateway.routes.load(), &key)?,
+                _ => key,
             };
             let done = match action {
                 "raise" => marks::raise(&self.gateway, &key, &body, &caller).await,

@@ -16,6 +16,10 @@ pub use crate::client::{Client, ClientError};
 /// the machine is suspended.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long the answer to an acquire may take beyond the time in the queue: as long as older writes
+/// drain and settle.
+const ANSWER: Duration = Duration::from_secs(120);
+
 /// How long a call that did not get through waits until it is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -62,7 +66,13 @@ impl Lease {
                 "request_id": id,
             });
             let target = format!("{path}/acquire");
-            match client.call(Method::POST, &target, Some(&body)).await {
+            let call = client.call(Method::POST, &target, Some(&body));
+            let answer = tokio::time::timeout(end.saturating_sub(sent) + ANSWER, call).await;
+            let Ok(answer) = answer else {
+                let silent = "the lock service took the request, and does not answer it";
+                return Err(ClientError::Unreachable(silent.to_owned()));
+            };
+            match answer {
                 Ok(answer) => {
                     let token = answer.get("token").and_then(Value::as_str);
                     let lease = Self {
@@ -135,7 +145,10 @@ impl Lease {
                 Ok(Err(error @ ClientError::Refused(status, _))) if status.is_client_error() => {
                     return Err(error.to_string());
                 }
-                Ok(Err(_)) | Err(_) => tokio::time::sleep(left.min(AGAIN)).await,
+                Ok(Err(_)) | Err(_) => {
+                    let left = self.until.saturating_sub(now());
+                    tokio::time::sleep(left.min(AGAIN)).await;
+                }
             }
         }
     }
@@ -182,4 +195,25 @@ fn unique() -> String {
     use std::hash::{BuildHasher, Hasher};
     let draw = || std::collections::hash_map::RandomState::new().build_hasher();
     format!("{:016x}{:016x}", draw().finish(), draw().finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_never_answers_is_not_waited_for_for_ever() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let ask = Ask {
+            key: "objects/42".to_owned(),
+            holder: "me".to_owned(),
+            ttl: Duration::from_secs(10),
+            wait: Duration::from_secs(1),
+        };
+        let began = tokio::time::Instant::now();
+        let error = Lease::acquire(Client::new(&url, None).unwrap(), &ask).await;
+        assert!(matches!(error, Err(ClientError::Unreachable(_))));
+        assert!(began.elapsed() >= ANSWER);
+    }
 }

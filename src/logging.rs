@@ -1,9 +1,15 @@
 //! Logs: text on a terminal, JSON otherwise. They go to standard error.
+//!
+//! What comes from a client, a key among it, may hold anything: no control character of it reaches a
+//! log, where it could begin a line of its own or give a terminal orders.
 
+use std::fmt::{self, Write};
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::Subscriber;
+use tracing_subscriber::fmt::format::{FormatFields, debug_fn};
 
 use crate::config::{Level, Log, LogFormat};
 
@@ -33,6 +39,93 @@ pub fn start(config: &Log) {
     let _ = if json {
         tracing::subscriber::set_global_default(logs.json().flatten_event(true).finish())
     } else {
-        tracing::subscriber::set_global_default(logs.finish())
+        tracing::subscriber::set_global_default(logs.fmt_fields(text_fields()).finish())
     };
+}
+
+/// A message and its fields in text, one after the other.
+fn text_fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
+    debug_fn(|writer, field, value| {
+        let mut escaping = Escaping(writer);
+        match field.name() {
+            "message" => write!(escaping, "{value:?}"),
+            name => write!(escaping, "{name}={value:?}"),
+        }
+    })
+    .delimited(" ")
+}
+
+/// Writes control characters as escapes (JSON escapes them by itself).
+struct Escaping<W>(W);
+
+impl<W: Write> Write for Escaping<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some(at) = rest.find(char::is_control) {
+            let (before, from) = rest.split_at(at);
+            self.0.write_str(before)?;
+            let mut characters = from.chars();
+            if let Some(control) = characters.next() {
+                write!(self.0, "{}", control.escape_default())?;
+            }
+            rest = characters.as_str();
+        }
+        self.0.write_str(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn no_value_begins_a_line_or_orders_a_terminal() {
+        let lines = Lines::default();
+        let logs = Subscriber::builder()
+            .with_ansi(false)
+            .without_time()
+            .fmt_fields(text_fields())
+            .with_writer(lines.clone())
+            .finish();
+        tracing::subscriber::with_default(logs, || {
+            let key = "objects/\n\u{1b}[31mERROR forged\u{9b}ü";
+            tracing::info!(target: "test", %key, text = key, number = 7, "what was {key}");
+        });
+        let written = lines.0.lock().unwrap().clone();
+        let escaped = r"objects/\n\u{1b}[31mERROR forged\u{9b}ü";
+        assert_eq!(
+            String::from_utf8(written).unwrap(),
+            format!(
+                " INFO test: what was {escaped} key={escaped} text={:?} number=7\n",
+                "objects/\n\u{1b}[31mERROR forged\u{9b}ü"
+            )
+        );
+    }
 }

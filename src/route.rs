@@ -85,6 +85,49 @@ pub(crate) fn drain_of(router: &Router<Arc<Route>>, key: &Key) -> Result<Drain, 
     })
 }
 
+/// The key that is meant by a name which comes without a request, from the lock service or an
+/// administrator. Two names of one resource must not be two locks, and what no request can have
+/// would be a lock that fences nothing.
+pub(crate) fn key_meant(router: &Router<Arc<Route>>, named: &Key) -> Result<Key, Refusal> {
+    let (_, name) = named.as_str().split_once('/').unwrap_or_default();
+    let mut meant = BTreeSet::new();
+    let mut refused = None;
+    for (_, route) in router.routes() {
+        let policy = &route.policy;
+        if policy.keys.namespace() != named.namespace() || policy.require == Require::Never {
+            continue;
+        }
+        for key in policy.keys.named(name) {
+            match key {
+                Ok(key) if key == *named => return Ok(key),
+                Ok(key) => {
+                    meant.insert(key.as_str().to_owned());
+                }
+                Err(why) => refused = Some(why),
+            }
+        }
+    }
+    let bad = |detail| Err(Refusal::new(Reason::BadRequest, detail));
+    let mut keys = meant.iter();
+    match (keys.next(), keys.next(), refused) {
+        (None, _, None) => Ok(named.clone()),
+        (None, _, Some(why)) => bad(format!("No request has this key: {why}.")),
+        (Some(key), None, _) => {
+            let bytes = key.len() - named.namespace().len() - 1;
+            match bytes {
+                1..=Key::MAX_BYTES => Ok(Key::from_text(key)),
+                _ => bad(format!(
+                    "The key is {bytes} bytes long once it is folded; the most is {}.",
+                    Key::MAX_BYTES
+                )),
+            }
+        }
+        (Some(one), Some(other), _) => bad(format!(
+            "The routes of this namespace read this name in two ways: name {one:?} or {other:?}."
+        )),
+    }
+}
+
 /// Namespaces, and the URLs of the upstreams that they reach.
 pub type Reach = BTreeMap<String, BTreeSet<String>>;
 

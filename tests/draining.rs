@@ -310,6 +310,28 @@ fn a_client_that_reads_slowly_does_not_hold_the_drain() {
 }
 
 #[test]
+fn a_client_that_stops_reading_has_no_longer_than_its_upstream() {
+    let stage = Stage::with(|config| {
+        let config = config.settle("200ms").upstream("timeout", "1s");
+        config.fence("drain", json!({ "timeout": "25s" }))
+    });
+    stage.recorder.on("older", |exchange| {
+        exchange.read_body()?;
+        // More than the gateway reads ahead and the sockets take.
+        let body = "b".repeat(24 * 1024 * 1024);
+        exchange.respond(200, &body)
+    });
+    let mut slow = Connection::open(stage.http());
+    slow.send(write(34, "older").whole());
+    stage.recorder.received("older");
+    let newer = stage.send(&write(35, "newer"));
+    newer.assert_ok("the newer write, once the older one's time is over");
+    stage.recorder.ended("older");
+    drop(slow);
+    stage.recorder.history().assert_ordered();
+}
+
+#[test]
 fn a_read_holds_nobody_back() {
     let stage = Stage::new();
     let gate = stage.recorder.hold("read");

@@ -287,7 +287,14 @@ impl Api {
         if !call.methods().contains(&request.method) {
             return Err(not_allowed(call.allow()));
         }
-        let key = key.map(key_of).transpose()?;
+        let named = key.map(key_of).transpose()?;
+        let key = named
+            .map(|named| match call {
+                // What is held by a name of older rules can be given back.
+                Call::Acquire => self.locks.key_meant(&named),
+                _ => Ok(self.locks.key_meant(&named).unwrap_or(named)),
+            })
+            .transpose()?;
         let answer = match (call, key) {
             (Call::OpenApi, _) => Ok(text(StatusCode::OK, "application/json", OPENAPI.into())),
             (Call::List, _) => self.list(request.uri.query().unwrap_or_default()).await,

@@ -2,7 +2,8 @@
 //!
 //! A grant of which nobody can have been told is taken back. What tells is the connection itself:
 //! a reply has left when everything that was written is flushed, and whatever has not when the
-//! connection ends never will. The time of a lease begins when its reply has left; one that is over
+//! connection ends never will. A client that has left is asked for before a reply is written and
+//! not behind it: who has read it whole may leave at once. The time of a lease begins when its reply has left; one that is over
 //! by then is not told of any more, and the connection ends instead.
 //!
 //! It also notices clients that do not read, and those that have left: the codec does not look for
@@ -69,10 +70,6 @@ impl<T: Tell> Delivery<T> {
         self.lock().push(what);
     }
 
-    fn still_holds(&self) -> bool {
-        self.lock().iter().all(T::still_holds)
-    }
-
     fn sent(&self) {
         let sent = std::mem::take(&mut *self.lock());
         sent.into_iter().for_each(T::sent);
@@ -120,12 +117,17 @@ impl<S, T> Watched<S, T> {
     }
 }
 
-impl<S: Unpin, T: Tell> Watched<S, T> {
+impl<S: Far, T: Tell> Watched<S, T> {
+    /// Whether what is about to be written can still reach somebody to whom it says something true.
     fn check(&self) -> io::Result<()> {
-        match self.delivery.still_holds() {
-            true => Ok(()),
-            false => Err(io::Error::other("what the reply says is over")),
+        let waiting = self.delivery.lock();
+        if !waiting.iter().all(T::still_holds) {
+            return Err(io::Error::other("what the reply says is over"));
         }
+        if !waiting.is_empty() && self.stream.has_left() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
     }
 }
 
@@ -170,15 +172,15 @@ impl<S: AsyncWrite + Far + Unpin, T: Tell> AsyncWrite for Watched<S, T> {
     /// connection at all.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        ready!(this.bounded(cx, flushed))?;
+        this.delivery.sent();
         if this.looked.elapsed() >= LOOK {
             this.looked = Instant::now();
             if this.stream.has_left() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
         }
-        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        ready!(this.bounded(cx, flushed))?;
-        this.delivery.sent();
         Poll::Ready(Ok(()))
     }
 
@@ -195,9 +197,43 @@ mod tests {
 
     use super::*;
 
-    impl Far for DuplexStream {
+    /// A stream whose other end leaves when it is told to.
+    struct Leaving {
+        stream: DuplexStream,
+        left: Arc<AtomicBool>,
+    }
+
+    impl Far for Leaving {
         fn has_left(&self) -> bool {
-            false
+            self.left.load(Ordering::SeqCst)
+        }
+    }
+
+    impl AsyncRead for Leaving {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Leaving {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
         }
     }
 
@@ -230,7 +266,7 @@ mod tests {
     }
 
     type Watching = (
-        Watched<DuplexStream, Arc<Seen>>,
+        Watched<Leaving, Arc<Seen>>,
         DuplexStream,
         Arc<Seen>,
         Arc<Delivery<Arc<Seen>>>,
@@ -240,6 +276,10 @@ mod tests {
         let delivery = Arc::new(Delivery::default());
         let (near, far) = tokio::io::duplex(4);
         let seen = Arc::new(Seen::default());
+        let near = Leaving {
+            stream: near,
+            left: Arc::default(),
+        };
         let watched = Watched::new(near, Arc::clone(&delivery));
         (watched, far, seen, delivery)
     }
@@ -258,6 +298,28 @@ mod tests {
         assert!(watched.write_all(b"never").await.is_err());
         delivery.ended();
         assert_eq!(seen.counts(), (1, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_behind_the_reply_was_told() {
+        let (mut watched, _far, seen, delivery) = watched();
+        tokio::time::advance(LOOK).await;
+        delivery.telling(Arc::clone(&seen));
+        watched.write_all(b"ok").await.unwrap();
+        watched.stream.left.store(true, Ordering::SeqCst);
+        assert!(watched.flush().await.is_err(), "the connection ends");
+        delivery.ended();
+        assert_eq!(seen.counts(), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn who_left_before_the_reply_is_not_told() {
+        let (mut watched, _far, seen, delivery) = watched();
+        delivery.telling(Arc::clone(&seen));
+        watched.stream.left.store(true, Ordering::SeqCst);
+        assert!(watched.write_all(b"ok").await.is_err());
+        delivery.ended();
+        assert_eq!(seen.counts(), (0, 1));
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::cell::{Cell, Grant, Used, Waker, now, wake};
 use super::events::{Event, Ids, Watch, What};
 use super::kept;
-use crate::route::{Route, drain_of};
+use crate::route::{Route, drain_of, key_meant};
 
 /// How often somebody who waits looks, whatever it is told: a mark that others raise ends a lease.
 const LOOK: Duration = Duration::from_secs(1);
@@ -106,6 +106,11 @@ impl Locks {
             closed: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
         })
+    }
+
+    /// The key of the lock that somebody names.
+    pub(super) fn key_meant(&self, named: &Key) -> Result<Key, Refusal> {
+        key_meant(&self.routes.load(), named)
     }
 
     /// Waits for the lock, and takes it.

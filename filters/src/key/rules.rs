@@ -6,7 +6,7 @@ use http::header::HeaderName;
 use smallvec::SmallVec;
 
 use super::parts::{KeyError, KeyParts};
-use super::path::{Case, PathRules};
+use super::path::{AmbiguousPath, Case, PathRules};
 use super::template::{KeyTemplate, TemplateError};
 use crate::Key;
 
@@ -174,6 +174,15 @@ impl KeyRules {
         keys
     }
 
+    /// The keys that can be meant by a name that comes without a request, from the lock service or an
+    /// administrator, one for each rule: folded and read as those of requests are.
+    pub fn named(&self, name: &str) -> impl Iterator<Item = Result<Key, AmbiguousPath>> {
+        self.keys.iter().map(move |rule| {
+            let name = rule.template.named(name, self.path, self.case)?;
+            Ok(Key::from_text(&format!("{}/{name}", self.namespace)))
+        })
+    }
+
     fn derive_by(
         &self,
         text: &mut String,
@@ -247,6 +256,69 @@ mod tests {
         };
         let keys = rules.derive(&parts)?;
         Ok(keys.iter().map(|key| key.key.to_string()).collect())
+    }
+
+    fn named(template: &str, path: PathRules, case: Case, name: &str) -> Result<String, String> {
+        let rules = KeyRules::new("ns", vec![rule(template)], path, case).unwrap();
+        let key = rules.named(name).next().unwrap();
+        key.map(|key| key.as_str().to_owned())
+            .map_err(|why| format!("{why:?}"))
+    }
+
+    #[test]
+    fn a_name_without_a_request_is_read_as_a_request_would_be() {
+        let strict = |name| {
+            named(
+                "{bucket}/{object}",
+                PathRules::Strict,
+                Case::Sensitive,
+                name,
+            )
+        };
+        assert_eq!(strict("a/B %"), Ok("ns/a/B %".into()));
+        assert_eq!(strict("a/b/"), Ok("ns/a/b".into()));
+        for (name, why) in [
+            ("a/..", "DotSegment"),
+            (".", "DotSegment"),
+            ("a//b", "EmptySegment"),
+            ("/", "EmptySegment"),
+            ("a;b", "Parameters"),
+            ("a\\b", "Backslash"),
+            ("a\0", "Control"),
+            ("a\u{85}", "Control"),
+        ] {
+            assert_eq!(strict(name), Err(why.into()), "{name:?}");
+        }
+        let opaque = |name| named("{path}", PathRules::Opaque, Case::Sensitive, name);
+        for name in ["a/", "a//b", "a;b", "a\\b", "%2F"] {
+            assert_eq!(opaque(name), Ok(format!("ns/{name}")));
+        }
+        assert_eq!(opaque("a/../b"), Err("DotSegment".into()));
+        let folded = |name| named("{path}", PathRules::Strict, Case::Insensitive, name);
+        assert_eq!(folded("Straße/A"), Ok("ns/strasse/a".into()));
+    }
+
+    #[test]
+    fn a_name_is_as_it_is_where_the_template_is_no_path() {
+        for template in [
+            "{header.x}",
+            "{path}?{query.id}",
+            "{a};{b}",
+            "{a}/",
+            "{a}//{b}",
+        ] {
+            let as_it_is = named(template, PathRules::Strict, Case::Sensitive, "a/../;/");
+            assert_eq!(as_it_is, Ok("ns/a/../;/".into()), "{template}");
+        }
+        let folded = named("{header.x}", PathRules::Strict, Case::Insensitive, "A/");
+        assert_eq!(folded, Ok("ns/a/".into()));
+        let destination = named(
+            "{header.destination|path}",
+            PathRules::Strict,
+            Case::Sensitive,
+            "a/",
+        );
+        assert_eq!(destination, Ok("ns/a".into()));
     }
 
     // K22

@@ -24,7 +24,7 @@ use super::host::normalize_host;
 use super::parts::{
     KeyError, KeyParts, copy_source_text, destination_text, header, holds_path, is_host,
 };
-use super::path::{Case, PathRules};
+use super::path::{AmbiguousPath, Case, DecodedPath, PathRules};
 use super::query;
 use crate::Key;
 
@@ -226,6 +226,42 @@ impl KeyTemplate {
         }
     }
 
+    /// The key that is meant by somebody who names it without a request: the one that requests
+    /// for it have.
+    ///
+    /// A name of nothing but parts of a path is read as a path is, so that what no request can have
+    /// is no name either; in any other nobody can tell which part is which.
+    pub(super) fn named(
+        &self,
+        name: &str,
+        rules: PathRules,
+        case: Case,
+    ) -> Result<String, AmbiguousPath> {
+        let name = match self.reads_as_path() {
+            true => read_name(name, rules, case)?,
+            false => name.to_owned(),
+        };
+        Ok(match case {
+            Case::Sensitive => name,
+            Case::Insensitive => fold(&name).into_owned(),
+        })
+    }
+
+    /// Whether what the template says of its own changes nothing in how a path is read.
+    fn reads_as_path(&self) -> bool {
+        let mut skeleton = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => skeleton.push_str(text),
+                Part::Capture(_) | Part::Host | Part::Path | Part::HeaderPath(_) => {
+                    skeleton.push('x');
+                }
+                Part::Query(_) | Part::Header(_) => return false,
+            }
+        }
+        read_name(&skeleton, PathRules::Strict, Case::Sensitive) == Ok(skeleton)
+    }
+
     /// Whether the template has header or query parts, and the request has none of them.
     pub(super) fn is_absent(&self, parts: &KeyParts<'_>, case: Case) -> bool {
         !self.parts.iter().any(|part| match part {
@@ -284,6 +320,20 @@ impl Part {
             Self::HeaderPath(name) => format!("header.{name}|path").into(),
         })
     }
+}
+
+/// Reads a decoded text as the path that it would be.
+fn read_name(name: &str, rules: PathRules, case: Case) -> Result<String, AmbiguousPath> {
+    let mut path = String::with_capacity(name.len() + 1);
+    for byte in std::iter::once(b'/').chain(name.bytes()) {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => path.push(char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => path.push(char::from(byte)),
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    let read = DecodedPath::read(path.as_bytes(), rules, case)?;
+    Ok(read.text(rules).to_owned())
 }
 
 fn push_text(parts: &mut Vec<Part>, text: &str) -> Result<(), TemplateError> {

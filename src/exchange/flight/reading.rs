@@ -32,7 +32,8 @@ pub(super) struct Reading {
     pub(super) pumped: bool,
     /// Whether the client has left, and only the outcome matters.
     pub(super) discard: bool,
-    /// When a response that nobody reads any more is cut, where a newer token waits for its end.
+    /// When a response is cut for whose end a newer token waits, and which nobody reads any more or
+    /// a client too slowly: the time that the upstream may take is all that it has from then on.
     pub(super) end_at: Option<Instant>,
     pub(super) waiting_since: Option<Instant>,
     pub(super) reader: Option<Waker>,
@@ -179,14 +180,14 @@ impl Flight {
             let Slot::Body(reading) = &mut *slot else {
                 return Poll::Ready(());
             };
-            if reading.discard && self.draining.load(Ordering::SeqCst) {
-                let end = *reading
-                    .end_at
-                    .get_or_insert_with(|| Instant::now() + self.upstream.timeout);
-                if end <= Instant::now() {
-                    self.end_body(&mut slot);
-                    return Poll::Ready(());
-                }
+            let slow = reading.discard || reading.arrived_bytes >= READ_AHEAD;
+            if slow && self.draining.load(Ordering::SeqCst) {
+                let end = || Instant::now() + self.upstream.timeout;
+                reading.end_at.get_or_insert_with(end);
+            }
+            if reading.end_at.is_some_and(|end| end <= Instant::now()) {
+                self.end_body(&mut slot);
+                return Poll::Ready(());
             }
             let read = self.read_arrived(reading, cx);
             let more = reading.discard && !reading.arrived.is_empty();
@@ -201,7 +202,16 @@ impl Flight {
             }
             match read {
                 Poll::Pending if more => {}
+                // The bound of what is read ahead has been reached in this very turn.
+                Poll::Pending if !slow && reading.arrived_bytes >= READ_AHEAD => {}
                 Poll::Pending => {
+                    if slow && !reading.discard {
+                        // The upstream was not asked, so nothing else sees to it that this ends.
+                        reading.conn.timer.set(reading.end_at);
+                        if reading.conn.timer.poll_expired(cx).is_ready() {
+                            continue;
+                        }
+                    }
                     reading.pump = Some(cx.waker().clone());
                     return Poll::Pending;
                 }
