@@ -1,6 +1,6 @@
 # Everything runs on loopback and cleans up after itself.
 
-.PHONY: build test setup lint model bench pgo faults fuzz shuttle smuggling soak
+.PHONY: build test setup lint model bench micro pgo faults fuzz shuttle smuggling soak
 
 build:
 	cargo build --release
@@ -9,9 +9,11 @@ build:
 setup:
 	sh tests/setup.sh
 
-# Many tests wait for a timer of the contract, so more of them run at once than there are cores.
+# Many tests wait for a timer of the contract, so more of them run at once than there are cores. The
+# instructions of single steps are counted in what they have built, and a change is told and never fails.
 test: setup
 	RUST_TEST_THREADS=8 cargo test --workspace --no-fail-fast
+	-python3 benches/micro.py --build debug
 	$(MAKE) smuggling
 	cargo test --features faults,sim --test sweep --test simulation -- --skip faults
 	$(MAKE) faults model shuttle fuzz
@@ -46,15 +48,21 @@ smuggling: setup
 soak:
 	python3 tests/soak.py
 
-# What a request costs next to nginx, HAProxy and a raw relay, and what bodies and TLS cost; locks next to
-# etcd's and Redis's. BENCH="--rounds 9 --only nginx,fencegate" passes options on, BENCH_LOCKS those of benches/locks.py.
+# What requests cost next to nginx, HAProxy, Envoy, Caddy and a raw relay, and locks next to etcd's and Redis's: tables,
+# and JSON and plots in docs/bench. benches/bench.py says at its start how long it takes; the locks take two minutes more.
+# BENCH="--rounds 9 --only nginx,fencegate" passes options on, BENCH_LOCKS those of benches/locks.py.
+BENCH_LOCKS ?= --rounds 3 --seconds 2 --json docs/bench/locks.json
 bench:
 	cargo build --release --locked --bin fencegate --example lock_load
 	sh benches/setup.sh
-	python3 benches/side_by_side.py $(BENCH)
-	python3 benches/bodies.py $(BENCH)
-	python3 benches/secure.py $(BENCH)
-	python3 benches/locks.py $(BENCH_LOCKS)
+	status=0; python3 benches/bench.py $(BENCH) || status=$$?; \
+	python3 benches/locks.py $(BENCH_LOCKS) || status=$$?; exit $$status
+
+# Instructions of single steps, counted by valgrind in a release build; prints what changed by more than 5% since
+# benches/micro.json. MICRO=--write makes what it counts the baseline.
+micro:
+	cargo build --release --locked --example micro
+	python3 benches/micro.py $(MICRO)
 
 # A release that was built twice, the second time by what the first one counted under load:
 # target/pgo/fencegate. Compare it by BENCH="--fencegate target/pgo/fencegate".

@@ -14,18 +14,18 @@ sys.dont_write_bytecode = True
 from harness.load import Workload, run_load
 from harness.machine import BenchError
 from harness.stage import Stage, add_common_options, positive, run_main
-from harness.upstream import LANES, LARGE_BYTES, SMALL_BODY, Upstream
+from harness.upstream import FILES, LANES, SMALL_BODY, Upstream
 
 SMALL = ("GET", "small", 0, len(SMALL_BODY))
 WORKLOADS = (
-    Workload("GET", *SMALL),
-    Workload("PUT", "PUT", "upload", 64, len(SMALL_BODY)),
-    Workload("large GET", "GET", "large", 0, LARGE_BYTES),
-    Workload("large PUT", "PUT", "upload", 64 << 10, len(SMALL_BODY)),
-    Workload("HTTP/2", *SMALL, streams=10),
-    Workload("HTTP/2 and TLS", *SMALL, tls=True, streams=10),
-    Workload("TLS", *SMALL, tls=True),
-    Workload("TLS, handshakes", *SMALL, tls=True, fresh=True),
+    Workload("train", "GET", *SMALL),
+    Workload("train", "PUT", "PUT", "upload", 64, len(SMALL_BODY)),
+    Workload("train", "large GET", "GET", "large", 0, FILES["large"]),
+    Workload("train", "large PUT", "PUT", "upload", 64 << 10, len(SMALL_BODY)),
+    Workload("train", "HTTP/2", *SMALL, streams=10),
+    Workload("train", "HTTP/2 and TLS", *SMALL, tls=True, streams=10),
+    Workload("train", "TLS", *SMALL, tls=True),
+    Workload("train", "TLS, handshakes", *SMALL, tls=True, fresh=True),
 )
 CONNECTIONS = 64
 ADVANCES = 4000

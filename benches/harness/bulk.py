@@ -13,7 +13,7 @@ from .load import TOKEN
 from .machine import BenchError, Cores
 from .peers import Peer, Row
 from .process import PinnedProcess
-from .rounds import Clocks, in_turns, others_than, progress, rows_of
+from .rounds import Clocks, Failures, in_turns, others_than, progress, rows_of_peers
 from .sockets import accepts_connections
 
 MEBIBYTE = 1 << 20
@@ -102,14 +102,17 @@ class BulkTurns:
 
     def __init__(self, rounds: int, mebibytes: int, cores: Cores, upstream: BulkUpstream, peers: dict[str, Peer]):
         self.rounds, self.mebibytes, self.cores, self.upstream, self.peers = rounds, mebibytes, cores, upstream, peers
+        self.failures = Failures()
 
     def compare(self, direction: Direction) -> dict[Row, list[BulkSample]]:
-        rows = rows_of(self.peers)
+        self.failures.clear()
+        rows = rows_of_peers(self.peers)
         samples: dict[Row, list[BulkSample]] = {row: [] for row in rows}
         for number, row in in_turns(rows, self.rounds):
-            sample = self.turn(row, direction)
-            samples[row].append(sample)
-            progress(f"{direction.title}: round {number} of {self.rounds}, {row.label}: {sample.cpu_us:.0f} µs/MiB")
+            step = lambda: samples[row].append(self.turn(row, direction))  # noqa: B023 -- taken before the next row
+            if row in samples and not self.failures.attempt(row, step):
+                del samples[row]
+            progress(f"{direction.title}: round {number} of {self.rounds}, {row.label}")
         return samples
 
     def turn(self, row: Row, direction: Direction) -> BulkSample:

@@ -6,10 +6,12 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+LOOK_SECONDS = 1.0
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -24,18 +26,23 @@ class Cores:
     proxy: int
     load: int
 
+    @property
+    def shared(self) -> bool:
+        """There is only one: the figures then say little about a proxy that has a core for itself."""
+        return self.proxy == self.load
+
     @staticmethod
     def choose(proxy: int | None, load: int | None) -> "Cores":
-        """The first two cores that this process may use, unless they are named."""
+        """The first two cores that this process may use, unless they are named; the only one twice where there is one."""
         allowed = sorted(os.sched_getaffinity(0))
         for named in (proxy, load):
             if named is not None and named not in allowed:
                 raise BenchError(f"core {named} is not one of those this process may use: {allowed}")
         free = [core for core in allowed if core not in (proxy, load)]
-        proxy = free.pop(0) if proxy is None and free else proxy
-        load = free.pop(0) if load is None and free else load
-        if proxy is None or load is None or proxy == load:
-            raise BenchError(f"two cores are needed, one for the proxy and one for the load; usable here: {allowed}")
+        if proxy is None:
+            proxy = free.pop(0) if free else load
+        if load is None:
+            load = free.pop(0) if free else proxy
         return Cores(proxy, load)
 
 
@@ -54,6 +61,15 @@ class CoreTimes:
                 user, nice, system, _idle, _iowait, _irq, _softirq, steal = map(int, fields[:8])
                 return CoreTimes((user + nice + system) / TICKS_PER_SECOND, steal / TICKS_PER_SECOND)
         raise BenchError(f"/proc/stat has no core {core}")
+
+
+def busy_share(cores: Cores, seconds: float) -> float:
+    """What others take of the busier of the two cores while the benchmark does nothing."""
+    used = (cores.proxy, cores.load)
+    before = [CoreTimes.read(core) for core in used]
+    time.sleep(seconds)
+    after = [CoreTimes.read(core) for core in used]
+    return max(now.busy + now.stolen - then.busy - then.stolen for now, then in zip(after, before)) / seconds
 
 
 def find_program(name: str) -> str | None:
@@ -102,4 +118,6 @@ def describe(cores: Cores) -> dict:
         "proxy_core": cores.proxy,
         "load_core": cores.load,
         "commit": source_version(),
+        "busy_share": busy_share(cores, LOOK_SECONDS),
+        "load_average": os.getloadavg()[0],
     }

@@ -7,104 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from .machine import BenchError, find_program, first_line_of, require_program
+from .machine import REPOSITORY, BenchError, find_program, first_line_of, require_program
 from .process import PinnedProcess
 from .sockets import accepts_connections
 from .upstream import nginx_user_line
 
-NGINX_CONFIG = """
-daemon off;
-worker_processes 1;
-pid DIRECTORY/nginx.pid;
-error_log stderr crit;
-USER
-events { worker_connections 4096; }
-http {
-    access_log off;
-    keepalive_timeout 600s;
-    keepalive_requests 1000000000;
-    client_max_body_size 0;
-    client_body_buffer_size 128k;
-    client_body_temp_path DIRECTORY/nginx-body;
-    proxy_temp_path DIRECTORY/nginx-proxy;
-    fastcgi_temp_path DIRECTORY/nginx-fastcgi;
-    uwsgi_temp_path DIRECTORY/nginx-uwsgi;
-    scgi_temp_path DIRECTORY/nginx-scgi;
-    upstream backend {
-        server 127.0.0.1:UPSTREAM;
-        keepalive 128;
-        keepalive_requests 1000000000;
-        keepalive_timeout 60s;
-    }
-    server {
-        listen 127.0.0.1:PORT backlog=1024;
-        listen 127.0.0.1:SECUREPORT backlog=1024 ssl http2;
-        ssl_certificate DIRECTORY/server.pem;
-        ssl_certificate_key DIRECTORY/server.key;
-        ssl_protocols TLSv1.2 TLSv1.3;
-        location / {
-            proxy_pass http://backend;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_request_buffering BUFFERING;
-            proxy_max_temp_file_size 0;
-        }
-    }
-}
-"""
+CONFIGS = REPOSITORY / "benches/peers"
+TOOLS = REPOSITORY / "target/bench-tools"
 
-HAPROXY_CONFIG = """
-global
-    maxconn 4096
-    nbthread 1
-defaults
-    mode MODE
-    maxconn 4096
-    timeout connect 5s
-    timeout client 600s
-    timeout server 600s
-    HTTP_OPTIONS
-listen bench
-    bind 127.0.0.1:PORT backlog 1024
-    SECURE_BIND
-    server backend 127.0.0.1:UPSTREAM
+SECURE_BIND = "bind 127.0.0.1:SECUREPORT backlog 4096 ssl crt DIRECTORY/server.both.pem alpn h2,http/1.1"
+LUA_MODULES = "load_module MODULES/ndk_http_module.so;\nload_module MODULES/ngx_http_lua_module.so;"
+LUA_SETTINGS = "lua_shared_dict marks 256m;"
+# On one line each: fencegate reads no file above 1 MiB, and 10,000 of them are to fit.
+FENCEGATE_ROUTE = """  - {name: more-NUMBER, path: "/more/NUMBER/{id}", upstream: backend, fence: {require: all, key: "{id}"}}
 """
-
-HAPROXY_SECURE_BIND = "bind 127.0.0.1:SECUREPORT backlog 1024 ssl crt DIRECTORY/server.both.pem alpn h2,http/1.1"
-
-FENCEGATE_CONFIG = """
-listeners:
-  - address: 127.0.0.1:PORT
-  - address: 127.0.0.1:SECUREPORT
-    tls: { cert: DIRECTORY/server.pem, key: DIRECTORY/server.key }
-admin:
-  address: 127.0.0.1:ADMIN
-store:
-  path: DIRECTORY/marks
-upstreams:
-  backend:
-    urls: ["http://127.0.0.1:UPSTREAM"]
-    settle: 5s  # wrk leaves uploads half sent at its end; a stop waits this long for their outcomes
-    pool: { max_idle: 128, idle_timeout: 60s }
-routes:
-  - name: fenced
-    path: /fenced/{kind}/{id}
-    upstream: backend
-    fence: { require: all, key: "{id}" }
-  - name: open
-    path: /open/{kind}/{id}
-    upstream: backend
-    fence: { require: never }
-log: { access: false }
-"""
+LUA_CHECK = "access_by_lua_file DIRECTORY/fence.lua;"
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a peer is to run, and whether bodies are too large for nginx to collect before it forwards them.
-
-    Collecting costs nginx less CPU as long as a body fits its buffer; beyond that it would write to disk.
-    """
+    """Where a peer is to run, whether bodies are too large to be collected, and how many routes it has more than it needs."""
 
     directory: Path
     port: int
@@ -113,7 +35,8 @@ class Site:
     upstream_port: int
     core: int
     fencegate: Path
-    large_bodies: bool
+    large_bodies: bool = False
+    more_routes: int = 0
 
     def fill(self, template: str) -> str:
         return (
@@ -131,6 +54,10 @@ class Site:
         path.write_text(self.fill(template))
         return str(path)
 
+    def routes(self, template: str) -> str:
+        """So many copies of the template, each with its NUMBER."""
+        return "".join(template.replace("NUMBER", str(number)) for number in range(self.more_routes))
+
 
 class PeerMissing(Exception):
     """The program of a peer is not there; the others can be compared without it."""
@@ -138,7 +65,7 @@ class PeerMissing(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a peer, and the lane its requests take (fencegate has two routes, one fenced, one not)."""
+    """One line of a table: a peer, and the lane its requests take: fencegate has a fenced route and one that is not."""
 
     label: str
     peer: str
@@ -148,36 +75,99 @@ class Row:
 ROWS = (
     Row("raw TCP relay (HAProxy, tcp mode)", "relay"),
     Row("nginx proxy_pass, no fence", "nginx"),
+    Row("nginx + Lua, marks in memory, no drain", "nginx-lua"),
     Row("HAProxy http mode, no fence", "haproxy"),
+    Row("Envoy, no fence", "envoy"),
+    Row("Caddy, no fence", "caddy"),
     Row("fencegate, no fence", "fencegate", "open"),
-    Row("fencegate, fenced, one hot key", "fencegate"),
+    Row("fencegate, fenced", "fencegate"),
 )
+
+# Those that compare tokens.
+FENCING = ("nginx-lua", "fencegate")
+
+
+def template(name: str, **parts: str) -> str:
+    """A configuration of benches/peers with its larger parts put in; what is left is filled by the site."""
+    text = (CONFIGS / name).read_text()
+    for part, content in parts.items():
+        text = text.replace(part, content)
+    return text
 
 
 def nginx_command(site: Site) -> list[str]:
-    config = site.write("nginx.conf", NGINX_CONFIG)
-    return [installed("nginx"), "-p", str(site.directory), "-e", "stderr", "-c", config]
+    routes = site.routes("location /more/NUMBER/ { proxy_pass http://backend; }\n        ")
+    return start_nginx(site, template("nginx.conf", MODULES="", LUA_SETTINGS="", LUA_CHECK="", ROUTES=routes))
+
+
+def nginx_lua_command(site: Site) -> list[str]:
+    modules = lua_modules()
+    (site.directory / "fence.lua").write_text((CONFIGS / "fence.lua").read_text())
+    load = LUA_MODULES.replace("MODULES", str(modules))
+    parts = {"MODULES": load, "LUA_SETTINGS": LUA_SETTINGS, "LUA_CHECK": LUA_CHECK, "ROUTES": ""}
+    return start_nginx(site, template("nginx.conf", **parts))
+
+
+def start_nginx(site: Site, config: str) -> list[str]:
+    return [installed("nginx"), "-p", str(site.directory), "-e", "stderr", "-c", site.write("nginx.conf", config)]
+
+
+def lua_modules() -> Path:
+    """Where the distribution puts nginx's modules."""
+    for directory in (Path("/usr/lib/nginx/modules"), Path("/usr/lib64/nginx/modules")):
+        if (directory / "ngx_http_lua_module.so").exists():
+            return directory
+    raise PeerMissing("nginx's Lua module is not installed: run benches/setup.sh")
+
+
+def nginx_with_lua() -> str:
+    lua_modules()
+    return installed("nginx")
 
 
 def haproxy_command(site: Site) -> list[str]:
-    template = HAPROXY_CONFIG.replace("MODE", "http").replace("HTTP_OPTIONS", "http-reuse always")
-    template = template.replace("SECURE_BIND", HAPROXY_SECURE_BIND)
-    return [installed("haproxy"), "-db", "-f", site.write("haproxy.cfg", template)]
+    config = template("haproxy.cfg", MODE="http", HTTP_OPTIONS="http-reuse always", SECURE_BIND=SECURE_BIND)
+    return [installed("haproxy"), "-db", "-f", site.write("haproxy.cfg", config)]
 
 
 def relay_command(site: Site) -> list[str]:
-    template = HAPROXY_CONFIG.replace("MODE", "tcp").replace("HTTP_OPTIONS", "").replace("SECURE_BIND", "")
-    return [installed("haproxy"), "-db", "-f", site.write("relay.cfg", template)]
+    config = template("haproxy.cfg", MODE="tcp", HTTP_OPTIONS="", SECURE_BIND="")
+    return [installed("haproxy"), "-db", "-f", site.write("relay.cfg", config)]
+
+
+def envoy_command(site: Site) -> list[str]:
+    config = site.write("envoy.yaml", template("envoy.yaml"))
+    # Without a restart epoch of its own, one Envoy would take over from another on this machine.
+    alone = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
+    return [envoy_program(), "-c", config, *alone]
+
+
+def envoy_program() -> str:
+    """The program itself; what the wheel puts into bin/ is a wrapper in Python."""
+    for path in TOOLS.glob("lib/python*/site-packages/envoy/_bin/envoy"):
+        return str(path)
+    return installed("envoy")
+
+
+def caddy_command(site: Site) -> list[str]:
+    config = site.write("Caddyfile", template("caddy.txt"))
+    return [installed("caddy"), "run", "--adapter", "caddyfile", "--config", config]
 
 
 def fencegate_command(site: Site) -> list[str]:
-    if not site.fencegate.exists():
-        raise PeerMissing(f"{site.fencegate} is not there: build it with `cargo build --release`")
-    return [str(site.fencegate), "serve", "--config", site.write("fencegate.yaml", FENCEGATE_CONFIG)]
+    config = template("fencegate.yaml", ROUTES=site.routes(FENCEGATE_ROUTE))
+    return [built(site.fencegate), "serve", "--config", site.write("fencegate.yaml", config)]
+
+
+def built(fencegate: Path) -> str:
+    if not fencegate.exists():
+        raise PeerMissing(f"{fencegate} is not there: build it with `cargo build --release`")
+    return str(fencegate)
 
 
 def installed(program: str) -> str:
-    path = find_program(program)
+    tool = TOOLS / "bin" / program
+    path = str(tool) if tool.exists() else find_program(program)
     if path is None:
         raise PeerMissing(f"{program} is not installed: run benches/setup.sh")
     return path
@@ -186,12 +176,41 @@ def installed(program: str) -> str:
 COMMANDS: dict[str, Callable[[Site], list[str]]] = {
     "relay": relay_command,
     "nginx": nginx_command,
+    "nginx-lua": nginx_lua_command,
     "haproxy": haproxy_command,
+    "envoy": envoy_command,
+    "caddy": caddy_command,
     "fencegate": fencegate_command,
 }
 
 
-VERSION_FLAGS = {"nginx": "-v", "haproxy": "-v", "relay": "-v", "fencegate": "--version"}
+PROGRAMS: dict[str, Callable[[], str]] = {
+    "relay": lambda: installed("haproxy"),
+    "nginx": lambda: installed("nginx"),
+    "nginx-lua": nginx_with_lua,
+    "haproxy": lambda: installed("haproxy"),
+    "envoy": envoy_program,
+    "caddy": lambda: installed("caddy"),
+}
+
+
+def versions_of(names: list[str], fencegate: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """What the programs of these peers call themselves, and why the others are absent."""
+    versions, absent = {}, {}
+    for name in names:
+        try:
+            versions[name] = version_of(name, built(fencegate) if name == "fencegate" else PROGRAMS[name]())
+        except PeerMissing as missing:
+            absent[name] = str(missing)
+    return versions, absent
+
+
+def version_of(name: str, program: str) -> str:
+    """What the program calls itself."""
+    if name == "caddy":
+        return "Caddy " + first_line_of(program, "version").partition(" ")[0]
+    line = first_line_of(program, "--version" if name in ("fencegate", "envoy") else "-v")
+    return "Envoy " + line.split("/")[-4] if name == "envoy" and line.count("/") > 3 else line
 
 
 def make_certificate(directory: Path) -> None:
@@ -211,12 +230,7 @@ class Peer(PinnedProcess):
         self.tls_port = site.tls_port
         make_certificate(site.directory)
         command = COMMANDS[name](site)
-        self._program = command[0]
         super().__init__(name, command, site.core, site.directory / f"{name}.log")
-
-    def version(self) -> str:
-        """What the program calls itself."""
-        return first_line_of(self._program, VERSION_FLAGS[self.name])
 
     def wait_until_ready(self) -> None:
         if self.name == "fencegate":

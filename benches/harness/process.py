@@ -8,6 +8,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from .machine import TICKS_PER_SECOND, BenchError
 
@@ -55,7 +56,7 @@ class PinnedProcess:
                 start_new_session=True,  # Ctrl-C reaches this program alone, which then stops the others in order
             )
 
-    def __enter__(self) -> "PinnedProcess":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
@@ -71,6 +72,10 @@ class PinnedProcess:
             for process_id in self.process_ids():
                 kill_if_alive(process_id)
             self._process.wait()
+
+    def wait_until_ready(self) -> None:
+        """Waits until it can be used; what is more than a process says when that is."""
+        self.require_alive()
 
     def require_alive(self) -> None:
         status = self._process.poll()

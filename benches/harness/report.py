@@ -13,6 +13,7 @@ from .peers import Row
 from .rounds import Sample
 
 BUSY_SHARE = 0.05
+RESUMED_SHARE = 0.95
 IDLE_PROXY_SHARE = 0.90
 REFERENCES = ("nginx", "haproxy")
 COST_HEADINGS = ("peer", "CPU µs", "spread", "user", "system", "× nginx", "× HAProxy")
@@ -68,7 +69,7 @@ def cost_cells(all_samples: dict[Row, list], row: Row, digits: int = 1) -> list[
 
 
 def comparison_table(all_samples: Samples) -> str:
-    headings = [*COST_HEADINGS, "requests/s", "p50 ms", "p99 ms", "RSS MiB", "core"]
+    headings = [*COST_HEADINGS, "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "RSS MiB", "core"]
     lines = []
     for row, samples in all_samples.items():
         lines.append(
@@ -77,6 +78,7 @@ def comparison_table(all_samples: Samples) -> str:
                 f"{median(of(samples, lambda each: each.requests_per_second)):,.0f}",
                 f"{median(of(samples, lambda each: each.p50_us)) / 1e3:.2f}",
                 f"{median(of(samples, lambda each: each.p99_us)) / 1e3:.2f}",
+                f"{median(of(samples, lambda each: each.p999_us)) / 1e3:.2f}",
                 f"{max(of(samples, lambda each: each.resident_bytes)) / MEBIBYTE:.1f}",
                 f"{median(of(samples, lambda each: each.proxy_core_share)):.0%}",
             ]
@@ -114,11 +116,35 @@ def warnings(all_samples: Samples, connections: int) -> list[str]:
         opened = max(of(samples, lambda each: each.upstream_connections))
         if row.peer != "relay" and opened > 2 * connections:
             found.append(f"NO KEEP-ALIVE: {row.label} opened up to {opened} upstream connections in one turn.")
+        refused = max(of(samples, lambda each: each.refused_share))
+        if refused:
+            found.append(f"REFUSED: {row.label} refused up to {refused:.2%} of the requests in one turn.")
     return found
 
 
-def print_comparison(workload: Workload, all_samples: Samples, connections: int) -> None:
-    print_table(workload.title, comparison_table(all_samples), warnings(all_samples, connections))
+def resumption_warnings(all_samples: Samples) -> list[str]:
+    """A server may decline to resume, and then does more work than the others."""
+    found = []
+    for row, samples in all_samples.items():
+        share = min(of(samples, lambda each: each.resumed_share))
+        if share < RESUMED_SHARE:
+            found.append(f"FULL HANDSHAKES: {row.label} resumed no more than {share:.0%} of the sessions in one turn.")
+    return found
+
+
+def notes_on(workload: Workload, all_samples: Samples, connections: int) -> list[str]:
+    found = warnings(all_samples, connections)
+    return found + resumption_warnings(all_samples) if workload.resumed else found
+
+
+def comparison(workload: Workload, all_samples: Samples, connections: int, failures: list[str]) -> dict:
+    """Prints the table of a workload and returns it for JSON."""
+    notes = [*failures]
+    if all_samples:
+        notes += notes_on(workload, all_samples, workload.connections or connections)
+    table = comparison_table(all_samples) if all_samples else "(no peer got through)"
+    print_table(workload.title, table, notes)
+    return {"workload": dataclasses.asdict(workload), "notes": notes, "rows": rows_as_json(all_samples)}
 
 
 def print_table(title: str, table: str, notes: list[str]) -> None:
@@ -131,17 +157,29 @@ def print_heading(title: str, facts: Iterable[str], skipped: dict[str, str]) -> 
     print(f"## {title}\n")
     for fact in facts:
         print(f"- {fact}")
+    print_skipped(skipped)
+
+
+def print_skipped(skipped: dict[str, str]) -> None:
     for name, reason in skipped.items():
-        print(f"- {name} is left out: {reason}")
+        print(f"- ABSENT: {name}: {reason}", flush=True)
 
 
 def machine_facts(machine: dict) -> list[str]:
     versions = dict.fromkeys(version for version in machine["versions"].values() if version)
-    return [
+    facts = [
         f"{machine['processor']}, Linux {machine['kernel']}; "
         f"proxy on core {machine['proxy_core']}, load and upstream on core {machine['load_core']}",
         f"source at {machine['commit'] or 'an unknown commit'}; {'; '.join(versions)}",
     ]
+    if machine["proxy_core"] == machine["load_core"]:
+        facts.append("ONE CORE: proxy and load share it, so the figures are not those of a proxy that has one for itself")
+    if machine["busy_share"] > BUSY_SHARE:
+        facts.append(
+            f"BUSY MACHINE: before anything began, others took {machine['busy_share']:.0%} of one of the cores "
+            f"(load average {machine['load_average']:.1f}); stop them and repeat"
+        )
+    return facts
 
 
 def rows_as_json(all_samples: dict[Row, list]) -> list[dict]:
@@ -157,14 +195,5 @@ def rows_as_json(all_samples: dict[Row, list]) -> list[dict]:
     ]
 
 
-def comparison_as_json(workload: Workload, all_samples: Samples, connections: int) -> dict:
-    return {
-        "workload": dataclasses.asdict(workload),
-        "notes": warnings(all_samples, connections),
-        "rows": rows_as_json(all_samples),
-    }
-
-
-def write_json(path: Path | None, document: dict) -> None:
-    if path is not None:
-        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, document: dict) -> None:
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ import resource
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Callable, Iterable, Iterator, TypeVar
 
 from .load import TOKEN, LoadResult, Workload, run_load
 from .machine import BenchError, CoreTimes, Cores
@@ -16,7 +16,13 @@ from .peers import ROWS, Peer, Row
 from .process import CpuTime, PinnedProcess, cpu_time_of
 from .upstream import Upstream
 
+T = TypeVar("T")
+
 WARM_UP_SECONDS = 1
+# What a turn takes beside the load itself.
+TURN_OVERHEAD_SECONDS = 0.25
+# How many keys a peer is sure to see for the first time in a second.
+FIRST_SIGHTS_PER_SECOND = 15_000
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Sample:
     others_share: float
     stolen_share: float
     upstream_connections: int
+    refused_share: float = 0.0
+    resumed_share: float = 0.0
 
     @property
     def cpu_us(self) -> float:
@@ -71,6 +79,8 @@ class Clocks:
             proxy.total + sum(each.cpu_time().total for each in self._idle),
             self._upstream.cpu_time().total + cpu_time_of(os.getpid()).total + ended_children_seconds(),
         ]
+        if self._cores.proxy == self._cores.load:
+            own = [sum(own)] * 2
         return proxy, [core.busy - mine for core, mine in zip(cores, own)], [core.stolen for core in cores]
 
     def spent(self) -> Spent:
@@ -87,24 +97,44 @@ def ended_children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+class Failures(list[str]):
+    """Why rows are left out of a table."""
+
+    def attempt(self, row: Row, step: Callable[[], object]) -> bool:
+        """Takes the step; where it fails, notes why and returns false."""
+        try:
+            step()
+        except (BenchError, OSError) as error:
+            self.append(f"FAILED: {row.label}: {error}")
+            return False
+        return True
+
+
 class Turns:
     """Everything that runs during a comparison: the upstream, and every peer that could be started."""
 
     def __init__(self, plan: Plan, upstream: Upstream, peers: dict[str, Peer]):
         self.plan, self.upstream, self.peers = plan, upstream, peers
+        self.failures = Failures()
 
     def compare(self, workload: Workload) -> dict[Row, list[Sample]]:
-        """All rounds of one workload, after a short load on each row that is not counted."""
-        rows = rows_of(self.peers, workload)
+        """All rounds of one workload, after a short load on each row that is not counted.
+
+        A row that fails is left out, with the reason in `failures`: the others' figures are still good.
+        """
+        self.failures.clear()
+        attempt = self.failures.attempt
+        rows = [row for row in rows_of(self.peers, workload) if attempt(row, lambda: self._prepare(row, workload))]
         samples: dict[Row, list[Sample]] = {row: [] for row in rows}
-        for row in rows:
-            check_answer(self.peers[row.peer].port, workload, row.lane)
-            self._load(row, workload, WARM_UP_SECONDS)
         for number, row in in_turns(rows, self.plan.rounds):
-            sample = self.turn(row, workload)
-            samples[row].append(sample)
-            progress(f"{workload.title}, round {number} of {self.plan.rounds}: {row.label} {sample.cpu_us:.1f} µs")
+            if row in samples and not attempt(row, lambda: samples[row].append(self.turn(row, workload))):
+                del samples[row]
+            progress(f"{workload.title}, round {number} of {self.plan.rounds}: {row.label}")
         return samples
+
+    def _prepare(self, row: Row, workload: Workload) -> None:
+        check_answer(self.peers[row.peer].port, workload, row.lane)
+        self._warm_up(row, workload)
 
     def turn(self, row: Row, workload: Workload) -> Sample:
         peer = self.peers[row.peer]
@@ -114,6 +144,7 @@ class Turns:
         spent = clocks.spent()
         connections_after, requests_after = self.upstream.counters()
         self._check_counts(row, workload, result, requests_after - requests_before - 1)
+        admitted = result.requests - result.refused
         return Sample(
             user_us=spent.proxy.user / result.requests * 1e6,
             system_us=spent.proxy.system / result.requests * 1e6,
@@ -126,52 +157,97 @@ class Turns:
             others_share=spent.others / result.seconds,
             stolen_share=spent.stolen / result.seconds,
             upstream_connections=connections_after - connections_before - 1,
+            refused_share=1 - admitted / result.requests,
+            resumed_share=result.resumed / result.requests,
         )
 
-    def _load(self, row: Row, workload: Workload, seconds: float) -> LoadResult:
+    def _warm_up(self, row: Row, workload: Workload) -> None:
+        """A short load; where tokens stay, one in which every key gets its mark, which is then not what is measured."""
+        asked = self._load(row, workload, WARM_UP_SECONDS).requests
+        while workload.keys > 1 and not workload.skew and not workload.rise_every and asked < workload.keys:
+            asked += self._load(row, workload, WARM_UP_SECONDS, first=asked).requests
+
+    def _load(self, row: Row, workload: Workload, seconds: float, first: int = 0) -> LoadResult:
         peer = self.peers[row.peer]
         peer.require_alive()
         port = peer.tls_port if workload.tls else peer.port
-        return run_load(workload, port, row.lane, self.plan.cores.load, self.plan.connections, seconds)
+        connections = connections_of(workload, self.plan)
+        seconds = max(seconds, workload.at_least_seconds)
+        return run_load(workload, port, row.lane, self.plan.cores.load, connections, seconds, first)
 
     def _check_counts(self, row: Row, workload: Workload, result: LoadResult, at_upstream: int) -> None:
-        """Each answered request reached the upstream once; those that the load left unfinished at its end may have, too."""
-        unfinished = max(self.plan.connections, workload.streams)
-        if not result.requests <= at_upstream <= result.requests + unfinished:
-            raise BenchError(f"{row.label}: {result.requests} requests were answered, the upstream saw {at_upstream}")
+        """Each admitted request reached the upstream once.
+
+        Those that a load left unfinished at its end may have, too: this turn's, and late ones of the turn before.
+        """
+        admitted = result.requests - result.refused
+        unfinished = 2 * max(connections_of(workload, self.plan), workload.streams)
+        if not admitted <= at_upstream <= admitted + unfinished:
+            raise BenchError(f"{row.label}: {admitted} requests were answered, the upstream saw {at_upstream}")
 
 
-def rows_of(peers: dict[str, Peer], workload: Workload) -> list[Row]:
+def connections_of(workload: Workload, plan: Plan) -> int:
+    return workload.connections or plan.connections
+
+
+def seconds_of(workload: Workload, plan_rounds: int, plan_seconds: float) -> float:
+    """What all turns of one row take, the one that is not counted included."""
+    lengths = [WARM_UP_SECONDS, *[plan_seconds] * plan_rounds]
+    turns = sum(max(length, workload.at_least_seconds) + TURN_OVERHEAD_SECONDS for length in lengths)
+    first_sights = 0 if workload.rise_every else workload.keys / FIRST_SIGHTS_PER_SECOND
+    return turns + first_sights
+
+
+def rows_of(names: Iterable[str], workload: Workload) -> list[Row]:
     """The relay passes TLS on to an upstream that has none, and its upstream speaks no HTTP/2."""
-    return [row for row in ROWS if row.peer in peers and not (row.peer == "relay" and (workload.tls or workload.streams))]
+    wanted = set(names) & set(workload.peers or names)
+    if workload.tls or workload.streams:
+        wanted.discard("relay")
+    return [row for row in rows_of_peers(wanted) if row.lane == "fenced" or not workload.fenced_only]
+
+
+def rows_of_peers(names: Iterable[str]) -> list[Row]:
+    return [row for row in ROWS if row.peer in names]
 
 
 def others_than(peer: Peer, peers: dict[str, Peer]) -> list[Peer]:
     return [each for each in peers.values() if each is not peer]
 
 
-def in_turns(rows: list[Row], rounds: int) -> Iterator[tuple[int, Row]]:
+def in_turns(rows: list[T], rounds: int) -> Iterator[tuple[int, T]]:
     """Every row once a round, rounds counted from 1. Another row begins each round, so that none is always first."""
     for number in range(rounds):
-        first = number % len(rows)
+        first = number % max(1, len(rows))
         for row in rows[first:] + rows[:first]:
             yield number + 1, row
 
 
-def check_answer(port: int, workload: Workload, lane: str) -> None:
-    """One request by hand before the load: status 200 and the length of body the upstream gives."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def ask(port: int, method: str, path: str, body: bytes | None, token: int | None) -> tuple[int, bytes]:
+    """Status and body of one request by hand."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        body = b"x" * workload.body_bytes or None
-        connection.request(workload.method, workload.path(lane), body, {"Fencing-Token": str(TOKEN)})
+        connection.request(method, path, body, {} if token is None else {"Fencing-Token": str(token)})
         response = connection.getresponse()
-        received = response.read()
+        return response.status, response.read()
     finally:
         connection.close()
-    if response.status != 200 or len(received) != workload.response_bytes:
+
+
+def check_answer(port: int, workload: Workload, lane: str) -> None:
+    """One request before the load: status 200 and the length of body the upstream gives."""
+    path = workload.path(lane)
+    status, received = ask(port, workload.method, path, b"x" * workload.body_bytes or None, TOKEN)
+    if status != 200 or len(received) != workload.response_bytes:
         text = received[:300].decode(errors="replace")
-        request = f"{workload.method} {workload.path(lane)}"
-        raise BenchError(f"{request} gave {response.status} and {len(received)} bytes: {text}")
+        raise BenchError(f"{workload.method} {path} gave {status} and {len(received)} bytes: {text}")
+
+
+def check_fence(peer: Peer) -> None:
+    """A peer that is said to fence refuses what it should, so that its figures are those of a fence."""
+    for token, expected in ((2, 200), (1, 409), (2, 200), (None, 428), (10**19, 200), (10**19 - 1, 409)):
+        status, _ = ask(peer.port, "PUT", "/fenced/upload/fence-check", b"x", token)
+        if status != expected:
+            raise BenchError(f"{peer.name} answered a PUT with token {token} by {status} and not {expected}")
 
 
 def progress(text: str) -> None:

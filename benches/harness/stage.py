@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterable, Iterator, TypeVar
 
 from .machine import REPOSITORY, BenchError, Cores, filesystem_of
 from .peers import COMMANDS, Peer, PeerMissing, Site, check_names
 from .process import PinnedProcess
 from .sockets import free_ports
 
+OPEN_FILES = 65536
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 
 
@@ -37,14 +39,13 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the binary to measure (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample here")
 
 
-def add_load_options(parser: argparse.ArgumentParser, rounds: int, seconds: int) -> None:
+def add_load_options(parser: argparse.ArgumentParser, rounds: int, seconds: int, connections: int) -> None:
     for name, default, meaning in (
         ("--rounds", rounds, "turns of each peer"),
         ("--seconds", seconds, "length of one turn"),
-        ("--connections", 64, "keep-alive connections of the load generator"),
+        ("--connections", connections, "keep-alive connections of the load generator"),
     ):
         parser.add_argument(
             name, type=positive, default=default, metavar="N", help=f"{meaning} (default: %(default)s)"
@@ -56,6 +57,9 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+Server = TypeVar("Server", bound=PinnedProcess)
 
 
 class Stage:
@@ -73,6 +77,7 @@ class Stage:
     def __enter__(self) -> "Stage":
         self._stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
         os.sched_setaffinity(0, {self.cores.load})
+        allow_open_files()
         temporary = tempfile.TemporaryDirectory(prefix="fencegate-bench-", dir=self._scratch)
         self.directory = Path(self._stack.enter_context(temporary))
         if filesystem_of(self.directory) in MEMORY_FILESYSTEMS:
@@ -87,28 +92,48 @@ class Stage:
         """Stops everything in the reverse order of its start, and removes the files."""
         self._stack.close()
 
-    def start_upstream(self, make: Callable[[Path, int, int], PinnedProcess]) -> PinnedProcess:
+    def start_upstream(self, make: Callable[[Path, int, int], Server]) -> Server:
         upstream = self._stack.enter_context(make(self.directory, free_ports(1)[0], self.cores.load))
         upstream.wait_until_ready()
         return upstream
 
-    def start_peers(self, upstream_port: int, large_bodies: bool = False) -> dict[str, Peer]:
-        """Every wanted peer whose program is there; of the others, `skipped` says why not."""
-        peers = {}
-        for name in self.wanted:
-            port, tls_port, admin_port = free_ports(3)
-            directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
-            site = Site(directory, port, tls_port, admin_port, upstream_port, self.cores.proxy, self.fencegate, large_bodies)
-            try:
-                peer = Peer(name, site)
-            except PeerMissing as missing:
-                self.skipped[name] = str(missing)
-                continue
-            peers[name] = self._stack.enter_context(peer)
-            peer.wait_until_ready()
-        if not peers:
+    def start_peers(self, upstream_port: int, names: Iterable[str] = COMMANDS, large_bodies: bool = False) -> dict[str, Peer]:
+        """Every wanted peer of these names that is there and starts; of the others, `skipped` says why not."""
+        peers = self._stack.enter_context(self.some_peers(upstream_port, names, large_bodies))
+        if not peers and self.skipped:
             raise BenchError("no peer could be started: " + "; ".join(self.skipped.values()))
         return peers
+
+    @contextmanager
+    def some_peers(
+        self, upstream_port: int, names: Iterable[str], large_bodies: bool = False, more_routes: int = 0
+    ) -> Iterator[dict[str, Peer]]:
+        """The same, for as long as the `with` block runs."""
+        with ExitStack() as stack:
+            peers = {}
+            for name in [name for name in self.wanted if name in names]:
+                directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
+                where = (self.cores.proxy, self.fencegate, large_bodies, more_routes)
+                site = Site(directory, *free_ports(3), upstream_port, *where)
+                try:
+                    peer = stack.enter_context(Peer(name, site))
+                    peer.wait_until_ready()
+                except (PeerMissing, BenchError) as error:
+                    self.skipped[name] = str(error)
+                    continue
+                peers[name] = peer
+            yield peers
+
+
+def allow_open_files() -> None:
+    """Enough for 10,000 connections on both sides of a proxy, as far as this process may raise it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= OPEN_FILES:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, max(OPEN_FILES, hard)))
+    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
 
 
 def run_main(main: Callable[[], int]) -> None:

@@ -16,23 +16,35 @@ from .sockets import accepts_connections
 
 LANES = ("fenced", "open")
 SMALL_BODY = "sixteen bytes ok"
-LARGE_BYTES = 1 << 20
+KIBIBYTE, MEBIBYTE = 1 << 10, 1 << 20
+# Resources of one size, each by the name of its kind.
+FILES = {
+    "1k": KIBIBYTE,
+    "16k": 16 * KIBIBYTE,
+    "256k": 256 * KIBIBYTE,
+    "large": MEBIBYTE,
+    "4m": 4 * MEBIBYTE,
+}
+BLOB_BYTES = 16 * MEBIBYTE
 
 # Uploads: `mirror` makes nginx read the body to its end, into memory, before it answers; `return` alone would answer at
 # the request's head, which to a proxy is a response that came too early.
 LANE_LOCATIONS = """
         location /LANE/small/ { return 200 "SMALL_BODY"; }
-        location /LANE/large/ { alias DIRECTORY/large/; }
         location /LANE/upload/ { mirror /body-was-read; error_page 405 =200 @stored; }
+        location /LANE/blob/ { client_body_buffer_size 17m; mirror /body-was-read; error_page 405 =200 @stored; }
+"""
+FILE_LOCATION = """        location /LANE/KIND/ { alias DIRECTORY/KIND/; }
 """
 
 CONFIG = """
 daemon off;
 worker_processes 1;
+worker_rlimit_nofile 65536;
 pid DIRECTORY/upstream.pid;
 error_log stderr crit;
 USER
-events { worker_connections 4096; }
+events { worker_connections 32768; }
 http {
     access_log off;
     sendfile on;
@@ -48,8 +60,9 @@ http {
     uwsgi_temp_path DIRECTORY/upstream-uwsgi;
     scgi_temp_path DIRECTORY/upstream-scgi;
     server {
-        listen 127.0.0.1:PORT backlog=1024;
+        listen 127.0.0.1:PORT backlog=4096;
         LOCATIONS
+        location /more/ { return 200 "SMALL_BODY"; }
         location @stored { return 200 "SMALL_BODY"; }
         location = /body-was-read { internal; return 204; }
         location = /counters { stub_status; }
@@ -68,9 +81,9 @@ class Upstream(PinnedProcess):
 
     def __init__(self, directory: Path, port: int, core: int):
         self.port = port
-        large = directory / "large"
-        large.mkdir()
-        (large / "42").write_bytes(b"x" * LARGE_BYTES)
+        for kind, size in FILES.items():
+            (directory / kind).mkdir()
+            (directory / kind / "42").write_bytes(b"x" * size)
         config = directory / "upstream.conf"
         config.write_text(render_config(directory, port))
         command = [require_program("nginx"), "-p", str(directory), "-e", "stderr", "-c", str(config)]
@@ -92,7 +105,8 @@ class Upstream(PinnedProcess):
 
 
 def render_config(directory: Path, port: int) -> str:
-    locations = "".join(LANE_LOCATIONS.replace("LANE", lane) for lane in LANES)
+    files = "".join(FILE_LOCATION.replace("KIND", kind) for kind in FILES)
+    locations = "".join((LANE_LOCATIONS + files).replace("LANE", lane) for lane in LANES)
     return (
         CONFIG.replace("LOCATIONS", locations)
         .replace("SMALL_BODY", SMALL_BODY)
