@@ -70,6 +70,18 @@ pub enum Fault {
     RepeatTokens,
     /// A lease is over before its time.
     ExpireEarly,
+    /// A longer time of a lease is promised before it is durable.
+    RenewUnkept,
+    /// Whoever is next is not woken when the end of a lease is noticed.
+    SleepOnExpiry,
+    /// Who waits for locks is not bounded over all of them.
+    UnboundedWaiters,
+    /// Those who watch a lock are not told of its renewals.
+    LoseEvents,
+    /// Those who watch a lock are told of everything twice.
+    RepeatEvents,
+    /// Those who watch a lock are told of the later one first, where there are two events.
+    ReorderEvents,
     /// A body of HTTP/2 that is longer than its Content-Length reaches the upstream whole.
     LongBodyIsWhole,
     /// A stream of HTTP/2 that its client has stopped reading is kept for ever.
@@ -130,6 +142,12 @@ impl Fault {
         (Self::ForgetLeases, "forget-leases"),
         (Self::RepeatTokens, "repeat-tokens"),
         (Self::ExpireEarly, "expire-early"),
+        (Self::RenewUnkept, "renew-unkept"),
+        (Self::SleepOnExpiry, "sleep-on-expiry"),
+        (Self::UnboundedWaiters, "unbounded-waiters"),
+        (Self::LoseEvents, "lose-events"),
+        (Self::RepeatEvents, "repeat-events"),
+        (Self::ReorderEvents, "reorder-events"),
         (Self::LongBodyIsWhole, "long-body-is-whole"),
         (Self::KeepStalledStream, "keep-stalled-stream"),
         (Self::OneWindowForAll, "one-window-for-all"),

@@ -159,7 +159,7 @@ impl Locks {
                 Turn::Busy => return Err(busy(key, "Too many already wait for this lock.")),
                 Turn::Exhausted => return Err(busy(key, "There is no token above the last one.")),
             };
-            if waiting.is_none() {
+            if waiting.is_none() && !fault::planted(Fault::UnboundedWaiters) {
                 let place = self.waiting.try_acquire();
                 waiting = Some(place.map_err(|_| busy(key, "Too many wait for locks already."))?);
             }
@@ -271,7 +271,8 @@ impl Locks {
                 };
                 // A longer time that another call has asked for, in vain so far, is not promised
                 // either before it is durable.
-                if !longer && used.cell.is_kept(&lock) {
+                let is_kept = !longer && used.cell.is_kept(&lock);
+                if is_kept || fault::planted(Fault::RenewUnkept) {
                     let lease = lock.lease().cloned();
                     let lease = lease.ok_or_else(|| lost(key, Some(token)))?;
                     used.tell(What::Renewed, &lease);
@@ -654,3 +655,8 @@ fn stopping() -> Refusal {
         "The gateway is stopping; try again elsewhere or later.",
     )
 }
+
+#[cfg(test)]
+// Under a checker of threads nothing runs outside of it.
+#[cfg(not(feature = "shuttle"))]
+mod tests;
