@@ -126,6 +126,38 @@ fn a_grant_fences_from_the_moment_it_is_told() {
     stage.recorder.history().assert_ordered();
 }
 
+/// As it is for those who ask with `GET`, a lock is nobody's while it is being granted.
+#[test]
+fn a_view_tells_of_a_lease_once_its_holder_is_told_and_not_before() {
+    let stage = stage();
+    let first = token(&acquire(&stage, "pod-a"));
+    let gate = stage.recorder.hold("slow");
+    let slow = write(&first).tag("slow").spawn(stage.http());
+    stage.recorder.received("slow");
+    release(&stage, &first);
+    let next = spawn(&stage, "pod-b", 0);
+    stage.gateway.wait_mark(KEY, "2");
+    let list = Request::get("/v1/locks").host("localhost");
+    let listed = |stage: &Stage| list.send(stage.gateway.locks()).json()["locks"][0].clone();
+    let held = |stage: &Stage| stage.gateway.metric("fencegate_locks_held", &[]);
+    let nobody = json!({
+        "key": KEY, "holder": null, "token": null, "expires_in_ms": null, "waiting": 0,
+    });
+    assert_eq!(stage.gateway.lock_view(KEY).json(), nobody);
+    assert_eq!(listed(&stage), nobody);
+    assert!(held(&stage) < 0.5);
+    assert!(!next.is_finished(), "the older write is in flight");
+    gate.open();
+    slow.join().unwrap().assert_ok("the older write");
+    assert_eq!(token(&next.join().unwrap()), "2");
+    for view in [stage.gateway.lock_view(KEY).json(), listed(&stage)] {
+        let named = (&view["holder"], &view["token"]);
+        assert_eq!(named, (&json!("pod-b"), &json!("2")));
+        assert!(view["expires_in_ms"].as_u64().unwrap() <= 30_000, "{view}");
+    }
+    assert!(held(&stage) > 0.5);
+}
+
 #[test]
 fn a_drain_that_takes_too_long_burns_the_token_and_serves_the_next() {
     let stage = Stage::with(|config| locking(config).fence("drain", json!({ "timeout": "300ms" })));

@@ -70,6 +70,8 @@ pub enum Fault {
     RepeatTokens,
     /// A lease is over before its time.
     ExpireEarly,
+    /// A lock counts as held, and its token is shown, while it is still being granted.
+    ShowUngranted,
     /// A longer time of a lease is promised before it is durable.
     RenewUnkept,
     /// Whoever is next is not woken when the end of a lease is noticed.
@@ -144,6 +146,7 @@ impl Fault {
         (Self::ExpireEarly, "expire-early"),
         (Self::RenewUnkept, "renew-unkept"),
         (Self::SleepOnExpiry, "sleep-on-expiry"),
+        (Self::ShowUngranted, "show-ungranted"),
         (Self::UnboundedWaiters, "unbounded-waiters"),
         (Self::LoseEvents, "lose-events"),
         (Self::RepeatEvents, "repeat-events"),

@@ -187,10 +187,18 @@ impl<W: Clone> Lock<W> {
         self.lease.as_ref()
     }
 
-    /// The lease by which the lock is held.
+    /// The lease by which the lock is nobody else's: it is held, or being granted.
+    #[must_use]
+    pub fn taken(&self, now: Instant, mark: Option<Token>) -> Option<&Lease> {
+        self.lease.as_ref().filter(|lease| lease.is_live(now, mark))
+    }
+
+    /// The lease by which the lock is held. Nobody holds it by one that is still being granted.
     #[must_use]
     pub fn held(&self, now: Instant, mark: Option<Token>) -> Option<&Lease> {
-        self.lease.as_ref().filter(|lease| lease.is_live(now, mark))
+        let given =
+            |lease: &&Lease| lease.term != Term::Granting || fault::planted(Fault::ShowUngranted);
+        self.taken(now, mark).filter(given)
     }
 
     /// How many wait.
@@ -222,15 +230,15 @@ impl<W: Clone> Lock<W> {
             self.leave(request.waiter);
             return Turn::Lost;
         }
-        let held = self.held(now, mark);
+        let taken = self.taken(now, mark);
         let first = self
             .queue
             .front()
             .is_none_or(|first| first.waiter == request.waiter);
-        if held.is_none() && first {
+        if taken.is_none() && first {
             return self.grant(request, mark);
         }
-        let turn = match held {
+        let turn = match taken {
             Some(Lease { holder, term, .. }) => {
                 let until = match term {
                     Term::Until(until) => Some(*until),
@@ -659,6 +667,8 @@ mod tests {
         let Turn::Granted(lease) = lock.acquire(&request(1), None, now, None, MOST) else {
             panic!()
         };
+        assert_eq!(lock.held(now, None), None, "nobody was told of it");
+        assert_eq!(lock.taken(now, None), Some(&lease));
         assert_eq!(lock.renew(lease.token, TTL, now, None), Err(Lost));
         assert_eq!(lock.release(lease.token, now, None), Err(Lost));
         assert_eq!(lock.granted(lease.token, now), Ok(true));
@@ -750,7 +760,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Acquire(who, waits) => {
-                        let held = lock.held(now, mark).is_some();
+                        let held = lock.taken(now, mark).is_some();
                         let waker = waits.then_some(&who);
                         match lock.acquire(&request(who), waker, now, mark, MOST) {
                             Turn::Granted(lease) => {
@@ -784,16 +794,13 @@ mod tests {
                     Step::End => drop(newest.and_then(|token| lock.end(token))),
                     Step::Abandon => drop(newest.and_then(|token| lock.abandon(token, now))),
                     Step::Renew => {
-                        let given = |lease: &&Lease| lease.term != Term::Granting;
-                        let held = lock.held(now, mark).filter(given).is_some();
+                        let held = lock.held(now, mark).is_some();
                         let renewed = newest.map(|token| lock.renew(token, TTL, now, mark));
                         prop_assert!(renewed.is_none_or(|renewed| renewed.is_ok() == held));
                     }
                     Step::Release(back) => {
                         let token = newest.and_then(|newest| Token::new(0, newest.counter().saturating_sub(back)));
-                        let given = |lease: &&Lease| lease.term != Term::Granting;
-                        let held = lock.held(now, mark).filter(given);
-                        let held = held.map(|lease| lease.token);
+                        let held = lock.held(now, mark).map(|lease| lease.token);
                         let released = token.map(|token| lock.release(token, now, mark));
                         prop_assert!(released.is_none_or(|one| one.is_ok() == (held == token)));
                     }

@@ -592,7 +592,7 @@ fn view(key: Key, lock: &Lock<Waker>, mark: Option<Token>) -> View {
     let lease = lock.held(now, mark).cloned();
     let expires_in = lease.as_ref().map(|lease| match lease.term {
         Term::Until(until) => until.saturating_duration_since(now),
-        // Its time has not begun.
+        // Of such nobody holds the lock.
         Term::Granting | Term::Ended => lease.ttl,
     });
     View {
