@@ -126,7 +126,6 @@ fn a_grant_fences_from_the_moment_it_is_told() {
     stage.recorder.history().assert_ordered();
 }
 
-/// As it is for those who ask with `GET`, a lock is nobody's while it is being granted.
 #[test]
 fn a_view_tells_of_a_lease_once_its_holder_is_told_and_not_before() {
     let stage = stage();
@@ -818,36 +817,49 @@ fn ten_thousand_who_wait_for_one_lock_are_bounded() {
 
 #[test]
 fn who_acquires_in_a_loop_gets_one_lock_and_no_more_than_the_limit_of_new_ones() {
-    let stage = Stage::with(|config| locking(config).set("limits.keys", 3));
-    let mut client = Connection::open(stage.gateway.locks());
-    let call = acquiring(&stage, "pod-a", 30_000, 0).whole();
-    assert_eq!(client.send(&call).response().status, 200);
-    for _ in 0..1000 {
-        let again = client.send(&call).response();
-        again.assert_fenced(409, "lock-held", "it holds it already");
-    }
-    let mut granted = 1;
-    for n in 0..200 {
-        let body = json!({ "holder": "pod-a", "ttl_ms": 30_000 });
-        let key = format!("objects/new-{n}");
-        let call = stage.gateway.lock_call(&key, "acquire", &body).whole();
-        let answer = client.send(call).response();
-        if answer.status == 200 {
-            granted += 1;
-            continue;
+    for fence in [true, false] {
+        let mut stage = Stage::with(|config| {
+            let config = locking(config).set("locks.fence_on_grant", fence);
+            config.set("limits.keys", 3)
+        });
+        let take = |stage: &Stage, key: &str| {
+            let body = json!({ "holder": "pod-a", "ttl_ms": 30_000 });
+            let call = stage.gateway.lock_call(key, "acquire", &body);
+            call.send(stage.gateway.locks())
+        };
+        let mut client = Connection::open(stage.gateway.locks());
+        let call = acquiring(&stage, "pod-a", 30_000, 0).whole();
+        assert_eq!(client.send(&call).response().status, 200);
+        for _ in 0..500 {
+            let again = client.send(&call).response();
+            again.assert_fenced(409, "lock-held", "it holds it already");
         }
-        answer.assert_fenced(503, "busy", "above limits.keys");
-        assert_eq!(
-            stage.gateway.lock_view(&key).status,
-            404,
-            "nothing is kept of it"
-        );
+        let refused = |stage: &Stage, n| {
+            let key = format!("objects/new-{n}");
+            let answer = take(stage, &key);
+            answer.assert_fenced(503, "busy", "above limits.keys");
+            assert!(answer.header("retry-after").is_some());
+            let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+            assert!(detail.contains("limits.keys"), "{detail}");
+            let view = stage.gateway.lock_view(&key);
+            assert_eq!(view.status, 404, "nothing is kept of it");
+        };
+        for n in 0..2 {
+            let answer = take(&stage, &format!("objects/new-{n}"));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        (2..100).for_each(|n| refused(&stage, n));
+        let list = Request::get("/v1/locks").host("localhost");
+        let list = list.send(stage.gateway.locks()).json();
+        assert_eq!(list["locks"].as_array().unwrap().len(), 3, "{list}");
+        // What is kept counts after a restart as well, and can be had again.
+        stage.gateway.kill();
+        stage.gateway.restart();
+        refused(&stage, 2);
+        assert_eq!(release(&stage, "1").status, 204, "the others go on");
+        assert_eq!(token(&acquire(&stage, "pod-b")), "2");
+        refused(&stage, 3);
     }
-    assert_eq!(granted, 3);
-    let list = Request::get("/v1/locks").host("localhost");
-    let list = list.send(stage.gateway.locks()).json();
-    assert_eq!(list["locks"].as_array().unwrap().len(), 3, "{list}");
-    assert_eq!(release(&stage, "1").status, 204, "the others go on");
 }
 
 #[test]

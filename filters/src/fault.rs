@@ -78,6 +78,8 @@ pub enum Fault {
     SleepOnExpiry,
     /// Who waits for locks is not bounded over all of them.
     UnboundedWaiters,
+    /// Locks that raise no mark are kept without a bound.
+    UnboundedLocks,
     /// Those who watch a lock are not told of its renewals.
     LoseEvents,
     /// Those who watch a lock are told of everything twice.
@@ -144,10 +146,11 @@ impl Fault {
         (Self::ForgetLeases, "forget-leases"),
         (Self::RepeatTokens, "repeat-tokens"),
         (Self::ExpireEarly, "expire-early"),
+        (Self::ShowUngranted, "show-ungranted"),
         (Self::RenewUnkept, "renew-unkept"),
         (Self::SleepOnExpiry, "sleep-on-expiry"),
-        (Self::ShowUngranted, "show-ungranted"),
         (Self::UnboundedWaiters, "unbounded-waiters"),
+        (Self::UnboundedLocks, "unbounded-locks"),
         (Self::LoseEvents, "lose-events"),
         (Self::RepeatEvents, "repeat-events"),
         (Self::ReorderEvents, "reorder-events"),

@@ -6,6 +6,7 @@
 //! | `cell` | a lock in memory, and whether the store has it as it is |
 //! | `events` | what those are told who watch a lock |
 //! | `kept` | what the store keeps of a lock |
+//! | `room` | how many locks can be had |
 //! | `api` | the calls over HTTP |
 //! | `delivery` | whether a reply went out |
 
@@ -14,6 +15,7 @@ mod cell;
 mod delivery;
 mod events;
 mod kept;
+mod room;
 mod service;
 
 pub use self::api::Api;

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::cell::{Cell, Grant, Used, Waker, now, wake};
 use super::events::{Event, Ids, Watch, What};
 use super::kept;
+use super::room::Room;
 use crate::route::{Route, drain_of};
 
 /// How often somebody who waits looks, whatever it is told: a mark that others raise ends a lease.
@@ -40,12 +41,15 @@ const MOST_WAITING: usize = 12_288;
 /// How many may watch.
 const MOST_WATCHING: usize = 1024;
 
+const FULL: &str = "As many keys as limits.keys allows are known, so this lock can't be had: use those that were had before, or have the limit raised.";
+
 /// All locks of a gateway. Those that nobody uses are in the store alone.
 pub struct Locks {
     fence: Fence,
     routes: Routes<Route>,
     pub(super) store: Arc<dyn Store>,
     fence_on_grant: bool,
+    room: Room,
     /// From when on leases of before last for their whole time.
     since: std::time::Instant,
     slots: Mutex<HashMap<Key, Slot>>,
@@ -93,6 +97,7 @@ impl Locks {
         fence_on_grant: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
+            room: Room::new(fence.clone(), Arc::clone(&store), fence_on_grant),
             fence,
             routes,
             store,
@@ -133,18 +138,20 @@ impl Locks {
                 return Err(stopping());
             }
             let mark = self.fence.mark(key).await?;
+            let is_new = place.used.cell.lock().issued().is_none();
+            if is_new && !self.room.is_left(mark).await? {
+                return Err(busy(key, FULL));
+            }
             let waits = Instant::now() < until;
             let turn = {
                 let mut lock = place.used.look(mark);
-                // What is kept of a lock is kept for ever, as a mark is.
-                if lock.issued().is_none() && mark.is_none() && !self.fence.has_room() {
-                    return Err(busy(
-                        key,
-                        "The limit on the number of keys is reached, so this lock can't be had.",
-                    ));
-                }
+                let is_new = lock.issued().is_none();
                 let waker = waits.then_some(&place.waker);
-                lock.acquire(&request, waker, now(), mark, drain.waiting)
+                let turn = lock.acquire(&request, waker, now(), mark, drain.waiting);
+                if is_new && matches!(turn, Turn::Granted(_)) {
+                    self.room.take();
+                }
+                turn
             };
             let expires = match turn {
                 Turn::Granted(lease) => {
