@@ -399,7 +399,7 @@ where
         } else if *this.last {
             response.headers_mut().insert(header::CONNECTION, CLOSE);
         } else {
-            end_with_unread_body(&this.state, &mut response);
+            end_with_unread_body(this.state, &mut response);
         }
         let Some(serving) = this.serving.take() else {
             return Poll::Pending;
