@@ -21,7 +21,8 @@ use tokio::sync::Semaphore;
 use super::cell::Grant;
 use super::delivery::{Delivery, Watched};
 use super::events::Watch;
-use super::service::{Acquire, Locks, View};
+use super::service::{Acquire, Locks};
+use super::view::View;
 use crate::api::{
     Answer, Callers, HEADER_TIMEOUT, Page, blocking, collect, json, key_of, not_allowed, read,
     serve, text,

@@ -71,7 +71,7 @@ impl Clone for Used {
 
 impl Drop for Used {
     fn drop(&mut self) {
-        self.locks.leave(&self.key, &self.cell);
+        self.locks.table.leave(&self.key, &self.cell);
     }
 }
 

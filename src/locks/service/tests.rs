@@ -322,7 +322,7 @@ async fn a_lease_whose_end_a_renewal_notices_leaves_memory() {
         .renew(&key, first, TTL)
         .expect_refused(Reason::LockLost);
     assert_eq!(
-        house.locks.cells().len(),
+        house.locks.table.all().len(),
         1,
         "the store does not have it so"
     );
@@ -333,7 +333,7 @@ async fn a_lease_whose_end_a_renewal_notices_leaves_memory() {
     tokio::time::sleep(SWEEP).await;
     house.store.commit_next();
     tokio::time::sleep(SWEEP).await;
-    assert!(house.locks.cells().is_empty());
+    assert!(house.locks.table.all().is_empty());
     sweep.abort();
     house.store.answer_commits();
     assert_eq!(house.take(&key), token(51));
