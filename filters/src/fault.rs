@@ -76,6 +76,10 @@ pub enum Fault {
     RenewUnkept,
     /// Whoever is next is not woken when the end of a lease is noticed.
     SleepOnExpiry,
+    /// Whoever is next is not woken when one before it leaves.
+    SleepOnLeave,
+    /// A lock whose lease is over stays in memory.
+    KeepEndedLocks,
     /// Who waits for locks is not bounded over all of them.
     UnboundedWaiters,
     /// Locks that raise no mark are kept without a bound.
@@ -149,6 +153,8 @@ impl Fault {
         (Self::ShowUngranted, "show-ungranted"),
         (Self::RenewUnkept, "renew-unkept"),
         (Self::SleepOnExpiry, "sleep-on-expiry"),
+        (Self::SleepOnLeave, "sleep-on-leave"),
+        (Self::KeepEndedLocks, "keep-ended-locks"),
         (Self::UnboundedWaiters, "unbounded-waiters"),
         (Self::UnboundedLocks, "unbounded-locks"),
         (Self::LoseEvents, "lose-events"),

@@ -150,7 +150,7 @@ impl<W: Clone> Lock<W> {
     }
 
     /// Asks for the lock, or looks again. With a waker it waits in the queue where it has to, which
-    /// takes `most` at most.
+    /// takes `most` at most. Whoever is refused [leaves](Self::leave): it may have been the first.
     pub fn acquire(
         &mut self,
         request: &Request,
@@ -160,16 +160,16 @@ impl<W: Clone> Lock<W> {
         most: usize,
     ) -> Turn {
         self.expire(now, mark);
-        if let Some(lease) = self.lease.as_ref().filter(|lease| lease.answers(request)) {
-            let turn = match lease.term {
-                Term::Ended => Turn::Lost,
-                Term::Granting | Term::Until(_) => Turn::Again(lease.clone()),
-            };
+        let mut given = self.lease.iter().filter(|lease| lease.answers(request));
+        if let Some(lease) = given.next().cloned() {
+            if lease.term == Term::Ended {
+                return Turn::Lost;
+            }
+            // It is nobody else's turn before that is over.
             self.leave(request.waiter);
-            return turn;
+            return Turn::Again(lease);
         }
         if self.past.has(request) {
-            self.leave(request.waiter);
             return Turn::Lost;
         }
         let taken = self.taken(now, mark);
@@ -199,7 +199,6 @@ impl<W: Clone> Lock<W> {
             false => self.issued.max(mark),
         };
         let Some(token) = next(newest) else {
-            self.leave(request.waiter);
             return Turn::Exhausted;
         };
         self.queue.leave(request.waiter);

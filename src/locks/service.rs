@@ -311,7 +311,7 @@ impl Locks {
                     let ended = lock.lease().is_some_and(|lease| lease.term == Term::Ended);
                     ended && !used.cell.is_kept(&lock)
                 };
-                if unkept {
+                if unkept && !fault::planted(Fault::KeepEndedLocks) {
                     used.keep_later();
                 }
             }
@@ -349,7 +349,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let woken = self.used.cell.lock().leave(self.waiter);
-        wake(woken);
+        if !fault::planted(Fault::SleepOnLeave) {
+            wake(woken);
+        }
     }
 }
 

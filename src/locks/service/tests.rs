@@ -138,10 +138,20 @@ impl House {
     }
 
     fn acquire(&self, key: &Key, holder: &str, wait: Duration) -> Call<(Lease, Grant)> {
+        self.acquire_as(key, holder, None, wait)
+    }
+
+    fn acquire_as(
+        &self,
+        key: &Key,
+        holder: &str,
+        id: Option<&str>,
+        wait: Duration,
+    ) -> Call<(Lease, Grant)> {
         let (locks, key) = (Arc::clone(&self.locks), key.clone());
         let call = Acquire {
             holder: holder.into(),
-            id: None,
+            id: id.map(Into::into),
             ttl: TTL,
             wait,
         };
@@ -310,6 +320,24 @@ async fn a_lease_whose_end_a_renewal_notices_is_handed_on_at_once() {
         .expect_refused(Reason::LockLost);
     assert!(next.is_woken());
     assert_eq!(next.expect_ready().unwrap().0.token, token(51));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_in_its_turn_that_it_was_lost_keeps_nobody_waiting() {
+    let (house, key) = (House::new(), key("42"));
+    let first = house.take(&key);
+    // The same request twice, as from a client that lost its connection.
+    let mut named = [0, 1].map(|_| house.acquire_as(&key, "pod-1", Some("r-1"), TTL));
+    let mut next = house.acquire(&key, "pod-2", TTL);
+    assert!(named.iter_mut().all(|call| call.poll().is_pending()));
+    assert!(next.poll().is_pending());
+    house.release(&key, first);
+    let [mut one, mut other] = named;
+    let (lease, _grant) = one.expect_ready().unwrap();
+    house.release(&key, lease.token);
+    other.expect_refused(Reason::LockLost);
+    assert!(next.is_woken());
+    assert_eq!(next.expect_ready().unwrap().0.token, token(3));
 }
 
 #[tokio::test(start_paused = true)]
