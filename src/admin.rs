@@ -3,7 +3,6 @@
 //! It is meant for loopback. So that no web page can reach it through a browser on this machine,
 //! requests that name another host or come from another site are refused.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,14 +16,14 @@ use fencegate_filters::{Key, Reason, Refusal};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::api::{Answer, Callers, Page, blocking, collect, json, key_of, not_allowed, text};
+use crate::api::{
+    Answer, Callers, HEADER_TIMEOUT, Page, blocking, collect, json, key_of, not_allowed, serve,
+    text,
+};
 use crate::config::TokenHash;
 use crate::gateway::Gateway;
 use crate::marks::{self, Caller};
@@ -33,8 +32,6 @@ use crate::route::key_meant;
 
 /// The most connections at once.
 const MOST_CONNECTIONS: usize = 256;
-
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The admin API.
 pub struct Admin {
@@ -109,15 +106,9 @@ impl Admin {
                 let Some(stream) = door.enter(Stream::Tcp(stream), HEADER_TIMEOUT).await else {
                     return drop(place);
                 };
-                let service = service_fn(|request| {
-                    let admin = Arc::clone(&admin);
-                    async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
-                });
-                let _ = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADER_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                if let Some(mut io) = serve(stream, |call| admin.answer(call, peer)).await {
+                    io.finish().await;
+                }
                 drop(place);
             });
         }

@@ -1,6 +1,8 @@
 //! What the gateway's own APIs have in common: who may call, what a call's body is, and what an
 //! answer looks like.
 
+mod connection;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::config::TokenHash;
+
+pub(crate) use self::connection::{HEADER_TIMEOUT, serve};
 
 /// The most that one listing gives.
 const MOST_LISTED: usize = 1000;

@@ -23,6 +23,7 @@ mod marks;
 pub mod metrics;
 pub mod net;
 pub mod outbox;
+pub mod readied;
 pub(crate) mod reload;
 pub mod route;
 mod rules;

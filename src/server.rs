@@ -33,8 +33,7 @@ use crate::net::{Listener, Stream};
 use crate::stop::{Stop, Stopping};
 use crate::tls;
 use crate::wire::{
-    ClientIo, ConnState, Expired, FrameIo, LingerLimits, Refuse, Serving, ServingBody, Violation,
-    Watchdog,
+    ClientIo, ConnState, FrameIo, LingerLimits, Refuse, Serving, ServingBody, Violation, Watchdog,
 };
 
 use self::opening::Client;
@@ -45,6 +44,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How many header lines the codec takes unless it is told otherwise.
 const CODEC_LINES: usize = 100;
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Binds one socket for each worker to `address`.
 ///
@@ -233,7 +234,6 @@ async fn connection<S>(
     }
     let mut conn = builder.serve_connection(io, service);
     let mut watchdog = Watchdog::new(settings.timeouts);
-    let mut expired = false;
     let mut draining = false;
     let mut asked = false;
     let changed = stop.clone();
@@ -264,19 +264,9 @@ async fn connection<S>(
         {
             return Poll::Ready(false);
         }
-        loop {
-            if let Poll::Ready(ended) = conn.poll_without_shutdown(cx) {
-                return Poll::Ready(ended.is_ok() || state.is_tunnel() || state.is_http2());
-            }
-            match ready!(watchdog.poll_expired(cx, &state)) {
-                Expired::Header | Expired::Idle if !expired => {
-                    // A head that has begun is answered; the second time there is no more patience.
-                    expired = true;
-                    state.expire();
-                }
-                _ => return Poll::Ready(false),
-            }
-        }
+        let polled = watchdog.poll_while_timely(cx, &state, |cx| conn.poll_without_shutdown(cx));
+        let served = |ended: Result<(), _>| ended.is_ok() || state.is_tunnel() || state.is_http2();
+        polled.map(|ended| ended.is_some_and(served))
     })
     .await;
     if !served {
@@ -307,6 +297,13 @@ async fn connection<S>(
 fn answer_broken_head(violation: &Violation) -> Vec<u8> {
     log_broken_head(violation);
     problem::raw(&Refusal::new(violation.reason, violation.detail))
+}
+
+/// What is left of a request's body will not be read as a request.
+pub(crate) fn end_with_unread_body<B>(state: &ConnState, response: &mut Response<B>) {
+    if !state.body_complete() {
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
+    }
 }
 
 /// A client's stream that has left HTTP, and what was read from it beyond.
@@ -399,10 +396,10 @@ where
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             this.state.tunnel();
-        } else if *this.last || !this.state.body_complete() {
-            // What is left of the body will not be read as a request.
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
+        } else if *this.last {
+            response.headers_mut().insert(header::CONNECTION, CLOSE);
+        } else {
+            end_with_unread_body(this.state, &mut response);
         }
         let Some(serving) = this.serving.take() else {
             return Poll::Pending;

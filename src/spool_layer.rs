@@ -3,8 +3,6 @@
 //! A slow upload then neither holds the lane nor reaches the upstream half-sent. A token that is
 //! stale by now is refused first, without reading the body.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,11 +13,11 @@ use fencegate_filters::passage::Passage;
 use fencegate_filters::policy::Mode;
 use http::{Request, Response, header};
 use http_body::Body as _;
-use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::RequestBody;
+use crate::readied::ResponseFuture;
 use crate::route::Route;
 use crate::spool::Spool;
 
@@ -66,8 +64,6 @@ pub struct SpoolService<S> {
     inner: S,
 }
 
-type Received = Pin<Box<dyn Future<Output = Result<Request<RequestBody>, Refusal>> + Send>>;
-
 impl<S, RB> Service<Request<RequestBody>> for SpoolService<S>
 where
     S: Service<Request<RequestBody>, Response = Response<RB>> + Clone,
@@ -75,7 +71,7 @@ where
 {
     type Response = Response<RB>;
     type Error = Refusal;
-    type Future = ResponseFuture<S>;
+    type Future = ResponseFuture<S, RequestBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -90,20 +86,10 @@ where
                 && facts.route_as::<Route>().is_some_and(|route| route.spool)
         };
         if !spools {
-            return ResponseFuture {
-                state: State::Inner {
-                    future: self.inner.call(request),
-                },
-            };
+            return ResponseFuture::as_is(&mut self.inner, request);
         }
-        let clone = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, clone);
-        ResponseFuture {
-            state: State::Receiving {
-                received: Box::pin(receive(Arc::clone(&self.shared), request)),
-                inner: Some(inner),
-            },
-        }
+        let received = receive(Arc::clone(&self.shared), request);
+        ResponseFuture::once(&mut self.inner, received)
     }
 }
 
@@ -124,60 +110,4 @@ async fn receive(
         head,
         RequestBody::Spooled(Box::new(spooled)),
     ))
-}
-
-pin_project! {
-    /// The future of [`SpoolService`].
-    pub struct ResponseFuture<S>
-    where
-        S: Service<Request<RequestBody>>,
-    {
-        #[pin]
-        state: State<S>,
-    }
-}
-
-pin_project! {
-    #[project = Project]
-    enum State<S>
-    where
-        S: Service<Request<RequestBody>>,
-    {
-        Receiving {
-            received: Received,
-            inner: Option<S>,
-        },
-        Inner {
-            #[pin]
-            future: S::Future,
-        },
-    }
-}
-
-impl<S, RB> Future for ResponseFuture<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<RB>>,
-    S::Error: Into<Refusal>,
-{
-    type Output = Result<Response<RB>, Refusal>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            let future = match state.as_mut().project() {
-                Project::Inner { future } => return future.poll(cx).map_err(Into::into),
-                Project::Receiving { received, inner } => {
-                    let request = match received.as_mut().poll(cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(request) => request?,
-                    };
-                    let Some(mut inner) = inner.take() else {
-                        return Poll::Pending;
-                    };
-                    inner.call(request)
-                }
-            };
-            state.set(State::Inner { future });
-        }
-    }
 }

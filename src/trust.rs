@@ -4,8 +4,6 @@
 //! out everybody who holds one that was not. What was issued only grows, so it is compared before
 //! the lane is looked at.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -14,11 +12,11 @@ use fencegate_filters::passage::Passage;
 use fencegate_filters::policy::Mode;
 use fencegate_filters::{Reason, Refusal, Token};
 use http::{Request, Response};
-use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::locks::Locks;
+use crate::readied::ResponseFuture;
 use crate::route::Route;
 
 /// Compares tokens with those that were issued, where the route says so.
@@ -52,8 +50,6 @@ pub struct TrustService<S> {
     inner: S,
 }
 
-type Compared<B> = Pin<Box<dyn Future<Output = Result<Request<B>, Refusal>> + Send>>;
-
 impl<S, B, RB> Service<Request<B>> for TrustService<S>
 where
     S: Service<Request<B>, Response = Response<RB>> + Clone,
@@ -75,20 +71,12 @@ where
             let issued = || facts.route_as::<Route>().is_some_and(|one| one.issued_only);
             facts.claim.is_some() && issued()
         });
-        let Some(locks) = locks else {
-            return ResponseFuture {
-                state: State::Inner {
-                    future: self.inner.call(request),
-                },
-            };
-        };
-        let clone = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, clone);
-        ResponseFuture {
-            state: State::Comparing {
-                compared: Box::pin(compare(Arc::clone(locks), request)),
-                inner: Some(inner),
-            },
+        match locks {
+            None => ResponseFuture::as_is(&mut self.inner, request),
+            Some(locks) => {
+                let compared = compare(Arc::clone(locks), request);
+                ResponseFuture::once(&mut self.inner, compared)
+            }
         }
     }
 }
@@ -129,60 +117,4 @@ async fn all_issued(locks: &Arc<Locks>, claim: &Claim) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-pin_project! {
-    /// The future of [`TrustService`].
-    pub struct ResponseFuture<S, B>
-    where
-        S: Service<Request<B>>,
-    {
-        #[pin]
-        state: State<S, B>,
-    }
-}
-
-pin_project! {
-    #[project = Project]
-    enum State<S, B>
-    where
-        S: Service<Request<B>>,
-    {
-        Comparing {
-            compared: Compared<B>,
-            inner: Option<S>,
-        },
-        Inner {
-            #[pin]
-            future: S::Future,
-        },
-    }
-}
-
-impl<S, B, RB> Future for ResponseFuture<S, B>
-where
-    S: Service<Request<B>, Response = Response<RB>>,
-    S::Error: Into<Refusal>,
-{
-    type Output = Result<Response<RB>, Refusal>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            let future = match state.as_mut().project() {
-                Project::Inner { future } => return future.poll(cx).map_err(Into::into),
-                Project::Comparing { compared, inner } => {
-                    let request = match compared.as_mut().poll(cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(request) => request?,
-                    };
-                    let Some(mut inner) = inner.take() else {
-                        return Poll::Pending;
-                    };
-                    inner.call(request)
-                }
-            };
-            state.set(State::Inner { future });
-        }
-    }
 }

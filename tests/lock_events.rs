@@ -12,29 +12,16 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::{Connection, Request, Response, Stage};
+use common::locks::{KEY, token};
+use common::{Connection, Request, Stage};
 use serde_json::{Value, json};
 
-const KEY: &str = "objects/42";
 const EVENTS: &str = "/v1/locks/objects%2F42/events";
 
-fn stage() -> Stage {
-    Stage::with(|config| config.set("locks.address", "127.0.0.1:0"))
-}
-
-fn call(stage: &Stage, action: &str, body: Value) -> Response {
-    let call = stage.gateway.lock_call(KEY, action, &body);
-    call.send(stage.gateway.locks())
-}
-
+/// Takes the lock, and waits until it is free.
 fn acquire(stage: &Stage, holder: &str, ttl_ms: u64) -> String {
-    let answer = call(
-        stage,
-        "acquire",
-        json!({ "holder": holder, "ttl_ms": ttl_ms, "wait_ms": 20_000 }),
-    );
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["token"].as_str().unwrap().to_owned()
+    let call = stage.acquiring(holder, ttl_ms, 20_000);
+    token(&call.send(stage.locks()))
 }
 
 /// Somebody who watches: over HTTP/1.0, so that nothing stands between the lines.
@@ -108,13 +95,13 @@ impl Watcher {
 
 #[test]
 fn everything_that_happens_to_a_lock_is_told_in_order() {
-    let stage = stage();
-    let locks = stage.gateway.locks();
+    let stage = Stage::locking();
+    let locks = stage.locks();
     let mut watchers = [0, 1].map(|_| Watcher::open(locks, EVENTS, ""));
     let first = acquire(&stage, "pod-a", 30_000);
-    call(&stage, "renew", json!({ "token": first, "ttl_ms": 60_000 }));
-    call(&stage, "renew", json!({ "token": "7", "ttl_ms": 60_000 }));
-    call(&stage, "release", json!({ "token": first }));
+    stage.renew(&first, 60_000);
+    stage.renew("7", 60_000);
+    stage.release(&first);
     let second = acquire(&stage, "pod-b", 300);
     let late = stage.send(&Request::put("/objects/42").token(&first));
     late.assert_fenced(409, "stale-token", "whoever stalled");
@@ -139,8 +126,8 @@ fn everything_that_happens_to_a_lock_is_told_in_order() {
 
 #[test]
 fn a_refusal_is_told_with_its_reason_and_a_newer_token_ends_a_lease() {
-    let stage = stage();
-    let mut watcher = Watcher::open(stage.gateway.locks(), EVENTS, "");
+    let stage = Stage::locking();
+    let mut watcher = Watcher::open(stage.locks(), EVENTS, "");
     let first = acquire(&stage, "pod-a", 30_000);
     watcher.tells("granted", &first, Some("pod-a"));
     stage.raise("/objects/42", "34");
@@ -152,7 +139,7 @@ fn a_refusal_is_told_with_its_reason_and_a_newer_token_ends_a_lease() {
         watcher.tells("refused", &first, None).data["reason"],
         "stale-token"
     );
-    call(&stage, "release", json!({ "token": first }));
+    stage.release(&first);
     assert_eq!(
         watcher.tells("refused", &first, None).data["reason"],
         "lock-lost"
@@ -161,22 +148,21 @@ fn a_refusal_is_told_with_its_reason_and_a_newer_token_ends_a_lease() {
 
 #[test]
 fn a_lease_that_nobody_was_told_of_is_none_to_those_who_watch() {
-    let stage = stage();
-    let mut watcher = Watcher::open(stage.gateway.locks(), EVENTS, "");
+    let stage = Stage::locking();
+    let mut watcher = Watcher::open(stage.locks(), EVENTS, "");
     let first = acquire(&stage, "pod-a", 30_000);
-    let gate = stage.recorder.hold("slow");
-    let slow = Request::put("/objects/42").token(&first).tag("slow");
-    let slow = slow.spawn(stage.http());
-    stage.recorder.received("slow");
-    call(&stage, "release", json!({ "token": first }));
-    let mut gone = Connection::open(stage.gateway.locks());
+    let slow = stage.slow_write(&first);
+    stage.release(&first);
+    let mut gone = Connection::open(stage.locks());
     let body = json!({ "holder": "pod-b", "ttl_ms": 30_000 });
     gone.send(stage.gateway.lock_call(KEY, "acquire", &body).whole());
     stage.gateway.wait_mark(KEY, "2");
     gone.abort();
-    gate.open();
-    slow.join().unwrap().assert_ok("the older write");
-    assert_eq!(acquire(&stage, "pod-c", 30_000), "3");
+    // The next in line has it while the older write is in flight.
+    let next = stage.queue_up("pod-c", 60_000);
+    stage.gateway.wait_mark(KEY, "3");
+    slow.end();
+    assert_eq!(token(&next.join().unwrap()), "3");
     watcher.tells("granted", "1", Some("pod-a"));
     watcher.tells("released", "1", Some("pod-a"));
     watcher.tells("granted", "3", Some("pod-c"));
@@ -184,8 +170,8 @@ fn a_lease_that_nobody_was_told_of_is_none_to_those_who_watch() {
 
 #[test]
 fn whoever_comes_again_knows_that_it_may_have_missed_some() {
-    let stage = stage();
-    let locks = stage.gateway.locks();
+    let stage = Stage::locking();
+    let locks = stage.locks();
     let mut watcher = Watcher::open(locks, EVENTS, "Last-Event-ID: 5d0-7\r\n");
     let event = watcher.event();
     assert_eq!(event.name, "missed");
@@ -196,8 +182,8 @@ fn whoever_comes_again_knows_that_it_may_have_missed_some() {
 
 #[test]
 fn whoever_reads_slowly_is_told_how_many_it_has_missed() {
-    let stage = stage();
-    let locks = stage.gateway.locks();
+    let stage = Stage::locking();
+    let locks = stage.locks();
     // Long names, so that the system's buffers are soon full.
     let (long, holder) = ("k".repeat(1000), "h".repeat(128));
     let key = format!("objects/{long}");
@@ -265,25 +251,22 @@ fn whoever_reads_slowly_is_told_how_many_it_has_missed() {
 
 #[test]
 fn a_comment_comes_where_nothing_happens() {
-    let stage = stage();
-    let mut watcher = Watcher::open(stage.gateway.locks(), EVENTS, "");
+    let stage = Stage::locking();
+    let mut watcher = Watcher::open(stage.locks(), EVENTS, "");
     while watcher.line() != ": still here" {}
 }
 
 #[test]
 fn a_stop_ends_it_for_all_who_watch_and_who_wait() {
-    let mut stage = stage();
-    let locks = stage.gateway.locks();
+    let mut stage = Stage::locking();
+    let locks = stage.locks();
     acquire(&stage, "pod-a", 30_000);
     let mut watcher = Connection::open(locks);
     watcher.send(Request::get(EVENTS).host("localhost").whole());
     let head = watcher.head().unwrap();
     assert_eq!(head.get("content-type"), Some("text/event-stream"));
-    let body = json!({ "holder": "pod-b", "ttl_ms": 1000, "wait_ms": 60_000 });
-    let waits = stage.gateway.lock_call(KEY, "acquire", &body).spawn(locks);
-    common::eventually("it waits", || {
-        (stage.gateway.lock_view(KEY).json()["waiting"] == 1).then_some(())
-    });
+    let waits = stage.queue_up("pod-b", 60_000);
+    stage.wait_for_waiting(1);
     let began = Instant::now();
     assert!(stage.gateway.terminate().success());
     let took = began.elapsed();
@@ -302,8 +285,8 @@ fn a_stop_ends_it_for_all_who_watch_and_who_wait() {
 
 #[test]
 fn what_is_no_call_for_events_is_told_so() {
-    let stage = stage();
-    let locks = stage.gateway.locks();
+    let stage = Stage::locking();
+    let locks = stage.locks();
     let ask = |request: Request| request.host("localhost").send(locks);
     ask(Request::get("/v1/locks/others%2F42/events")).assert_fenced(
         404,
@@ -325,8 +308,8 @@ fn what_is_no_call_for_events_is_told_so() {
 
 #[test]
 fn those_who_watch_are_bounded_in_number() {
-    let stage = stage();
-    let locks = stage.gateway.locks();
+    let stage = Stage::locking();
+    let locks = stage.locks();
     let watch = || {
         let mut connection = Connection::open(locks);
         connection.send(Request::get(EVENTS).host("localhost").whole());

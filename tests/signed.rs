@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use common::http2::{self, Frame, Http2};
 use common::issuer::{Issuer, base64url, jwks};
 use common::{Config, Connection, Request, Stage, eventually, run};
 use serde_json::{Value, json};
@@ -139,11 +140,8 @@ fn what_was_signed_is_fenced_by_its_number() {
     );
 }
 
-// A4
-#[test]
-fn what_nobody_has_signed_is_refused_before_anything_is_compared() {
-    let (ed, ec) = (Issuer::ed25519("ed"), Issuer::p256("ec"));
-    let house = at_34(&[&ed, &ec], |config| config);
+/// What is refused where `ed` and `ec` are the keys, and why; the mark is 34.
+fn unfit(ed: &Issuer, ec: &Issuer) -> Vec<(&'static str, String)> {
     let forger = Issuer::ed25519("ed");
     let stranger = Issuer::ed25519("stranger");
     let good = ed.token(&claims(KEY, "35"));
@@ -158,10 +156,10 @@ fn what_nobody_has_signed_is_refused_before_anything_is_compared() {
     };
     let critical = json!({ "alg": "EdDSA", "kid": "ed", "crit": ["exp"], "exp": 1 });
     let own = json!({ "alg": "EdDSA", "kid": "ed", "jwk": forger.jwk() });
-    for (what, token) in [
-        ("expired", with(&ed, "35", "exp", now_s() - 1.0)),
-        ("expired long ago", with(&ed, "35", "exp", 0)),
-        ("not yet", with(&ed, "35", "nbf", now_s() + 600.0)),
+    vec![
+        ("expired", with(ed, "35", "exp", now_s() - 1.0)),
+        ("expired long ago", with(ed, "35", "exp", 0)),
+        ("not yet", with(ed, "35", "nbf", now_s() + 600.0)),
         ("for another key", ed.token(&claims("objects/43", "35"))),
         (
             "for a longer key",
@@ -216,13 +214,21 @@ fn what_nobody_has_signed_is_refused_before_anything_is_compared() {
             "a key of its own",
             forger.sign(&own.to_string(), &claims(KEY, "35").to_string()),
         ),
-        ("a number for a token", with(&ed, "35", "tok", 35)),
+        ("a number for a token", with(ed, "35", "tok", 35)),
         ("no token at all", ed.token(&json!({ "key": KEY }))),
         ("no key", ed.token(&json!({ "tok": "35" }))),
-        ("an exp that is text", with(&ed, "35", "exp", "4102444800")),
-        ("an exp of null", with(&ed, "35", "exp", Value::Null)),
-        ("zero", with(&ed, "35", "tok", "0")),
-    ] {
+        ("an exp that is text", with(ed, "35", "exp", "4102444800")),
+        ("an exp of null", with(ed, "35", "exp", Value::Null)),
+        ("zero", with(ed, "35", "tok", "0")),
+    ]
+}
+
+// A4
+#[test]
+fn what_nobody_has_signed_is_refused_before_anything_is_compared() {
+    let (ed, ec) = (Issuer::ed25519("ed"), Issuer::p256("ec"));
+    let house = at_34(&[&ed, &ec], |config| config);
+    for (what, token) in unfit(&ed, &ec) {
         let bytes = write(&token).whole();
         let answer = house.stage.assert_bad(bytes, what).unwrap();
         answer.assert_fenced(403, "bad-signature", what);
@@ -232,8 +238,78 @@ fn what_nobody_has_signed_is_refused_before_anything_is_compared() {
         answer.assert_fenced(403, "bad-signature", what);
         assert_eq!(house.stage.gateway.key("objects/new"), None, "{what}");
     }
-    house.stage.send(&write(&good)).assert_ok("the good one");
+    let good = write(&ed.token(&claims(KEY, "35")));
+    house.stage.send(&good).assert_ok("the good one");
     assert_eq!(house.stage.mark(KEY).as_deref(), Some("35"));
+}
+
+// A4, over HTTP/2.
+#[test]
+fn over_http2_a_stream_whose_token_nobody_has_signed_reaches_nothing() {
+    let (ed, ec) = (Issuer::ed25519("ed"), Issuer::p256("ec"));
+    let house = at_34(&[&ed, &ec], |config| config);
+    let stage = &house.stage;
+    let seen = || (stage.recorder.count(), stage.recorder.bytes());
+    let before = seen();
+    let mut client = Http2::open(stage.http());
+    for (what, token) in unfit(&ed, &ec) {
+        // Of a key that has no mark nothing is known afterwards either.
+        for target in ["/objects/42", "/objects/new"] {
+            let stream = client.request(&Request::put(target).token(&token));
+            let answer = client.response(stream);
+            answer.assert_fenced(403, "bad-signature", what);
+        }
+        let read = client.request(&Request::get("/objects/42").token(&token));
+        client
+            .response(read)
+            .assert_fenced(403, "bad-signature", "a read with a token");
+    }
+    let (good, other) = (ed.token(&claims(KEY, "35")), ec.token(&claims(KEY, "36")));
+    for malformed in ["", "35", &format!("{good},{other}"), &"x".repeat(9000)] {
+        let stream = client.request(&write(malformed));
+        let answer = client.response(stream);
+        answer.assert_fenced(400, "malformed-token", malformed);
+    }
+    for (one, two) in [
+        ("fencing-token", "fencing-token"),
+        ("x-fencing-token", "fencing-token"),
+    ] {
+        let twice = Request::put("/objects/42")
+            .header(one, &good)
+            .header(two, &other);
+        let stream = client.request(&twice);
+        let answer = client.response(stream);
+        answer.assert_fenced(400, "malformed-token", "two tokens");
+    }
+    // A token behind the body is none.
+    let stream = client.begin(&Request::new("PUT", "/objects/42"), None);
+    client.data(stream, "data", 0);
+    let trailers = http2::block(&[("fencing-token", &good)]);
+    let flags = http2::END_HEADERS | http2::END_STREAM;
+    client.send(&Frame::new(http2::HEADERS, flags, stream, trailers));
+    client
+        .response(stream)
+        .assert_fenced(428, "token-required", "in the trailers");
+    assert_eq!(seen(), before, "nothing of all that reaches the upstream");
+    assert_eq!(stage.mark(KEY).as_deref(), Some("34"));
+    assert_eq!(stage.gateway.key("objects/new"), None);
+    // The connection is as good as ever, for streams of good tokens among bad ones.
+    let forged = Issuer::ed25519("ed").token(&claims(KEY, "99"));
+    let good_one = client.request(&write(&good).tag("good"));
+    let bad_one = client.request(&write(&forged));
+    client.response(good_one).assert_ok("a signed token");
+    let refused = client.response(bad_one);
+    refused.assert_fenced(403, "bad-signature", "a forged one");
+    assert_eq!(
+        stage.recorder.arrived("good").header("fencing-token"),
+        Some(good.as_str()),
+        "it goes upstream as it came"
+    );
+    let stale = client.request(&write(&ed.token(&claims(KEY, "34"))));
+    let stale = client.response(stale);
+    stale.assert_fenced(409, "stale-token", "verified, and stale");
+    assert_eq!(stage.mark(KEY).as_deref(), Some("35"));
+    assert_eq!(seen().0, before.0 + 1);
 }
 
 // As T2, T10 and T13 to T15 for tokens that are numbers.

@@ -70,6 +70,26 @@ pub enum Fault {
     RepeatTokens,
     /// A lease is over before its time.
     ExpireEarly,
+    /// A lock counts as held, and its token is shown, while it is still being granted.
+    ShowUngranted,
+    /// A longer time of a lease is promised before it is durable.
+    RenewUnkept,
+    /// Whoever is next is not woken when the end of a lease is noticed.
+    SleepOnExpiry,
+    /// Whoever is next is not woken when one before it leaves.
+    SleepOnLeave,
+    /// A lock whose lease is over stays in memory.
+    KeepEndedLocks,
+    /// Who waits for locks is not bounded over all of them.
+    UnboundedWaiters,
+    /// Locks that raise no mark are kept without a bound.
+    UnboundedLocks,
+    /// Those who watch a lock are not told of its renewals.
+    LoseEvents,
+    /// Those who watch a lock are told of everything twice.
+    RepeatEvents,
+    /// Those who watch a lock are told of the later one first, where there are two events.
+    ReorderEvents,
     /// A body of HTTP/2 that is longer than its Content-Length reaches the upstream whole.
     LongBodyIsWhole,
     /// A stream of HTTP/2 that its client has stopped reading is kept for ever.
@@ -130,6 +150,16 @@ impl Fault {
         (Self::ForgetLeases, "forget-leases"),
         (Self::RepeatTokens, "repeat-tokens"),
         (Self::ExpireEarly, "expire-early"),
+        (Self::ShowUngranted, "show-ungranted"),
+        (Self::RenewUnkept, "renew-unkept"),
+        (Self::SleepOnExpiry, "sleep-on-expiry"),
+        (Self::SleepOnLeave, "sleep-on-leave"),
+        (Self::KeepEndedLocks, "keep-ended-locks"),
+        (Self::UnboundedWaiters, "unbounded-waiters"),
+        (Self::UnboundedLocks, "unbounded-locks"),
+        (Self::LoseEvents, "lose-events"),
+        (Self::RepeatEvents, "repeat-events"),
+        (Self::ReorderEvents, "reorder-events"),
         (Self::LongBodyIsWhole, "long-body-is-whole"),
         (Self::KeepStalledStream, "keep-stalled-stream"),
         (Self::OneWindowForAll, "one-window-for-all"),

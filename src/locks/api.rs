@@ -1,6 +1,5 @@
 //! The lock service over HTTP, on a listener of its own.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +12,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Number;
@@ -25,19 +21,18 @@ use tokio::sync::Semaphore;
 use super::cell::Grant;
 use super::delivery::{Delivery, Watched};
 use super::events::Watch;
-use super::service::{Acquire, Locks, View};
-use crate::api::{Answer, Callers, Page, blocking, collect, json, key_of, not_allowed, read, text};
+use super::service::{Acquire, Locks};
+use super::view::View;
+use crate::api::{
+    Answer, Callers, HEADER_TIMEOUT, Page, blocking, collect, json, key_of, not_allowed, read,
+    serve, text,
+};
 use crate::config::{Address, TokenHash};
 use crate::net::Stream;
 use crate::server::Door;
 
 /// The most connections at once: everybody who waits has one.
 const MOST_CONNECTIONS: usize = 16_384;
-
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How much of what a client does not read is kept for it.
-const MOST_UNREAD: usize = 16 << 10;
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -243,16 +238,12 @@ impl Api {
 
     async fn connection(&self, stream: Stream) {
         let told = Arc::new(Told::default());
-        let service =
-            service_fn(|request| async { Ok::<_, Infallible>(self.answer(request, &told).await) });
         let stream = Watched::new(stream, Arc::clone(&told));
-        let _ = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(MOST_UNREAD)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
+        let served = serve(stream, |call| self.answer(call, &told)).await;
         told.ended();
+        if let Some(mut io) = served {
+            io.finish().await;
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>, told: &Told) -> Response<ApiBody> {

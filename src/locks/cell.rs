@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::lock::{Lease, Lock, Term};
 use fencegate_filters::store::{Raise, Reply, StoreError};
 use fencegate_filters::{Key, Reason, Token};
@@ -70,7 +71,7 @@ impl Clone for Used {
 
 impl Drop for Used {
     fn drop(&mut self) {
-        self.locks.leave(&self.key, &self.cell);
+        self.locks.table.leave(&self.key, &self.cell);
     }
 }
 
@@ -83,7 +84,9 @@ impl Used {
                 tracing::info!(key = %self.key, token = %lease.token, "a lease has expired");
                 self.tell(What::Expired, lease);
             }
-            wake(lock.next_in_line());
+            if !fault::planted(Fault::SleepOnExpiry) {
+                wake(lock.next_in_line());
+            }
         }
         lock
     }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::{Key, Token};
 use http_body::{Body, Frame};
 use serde::Serialize;
@@ -129,7 +130,8 @@ impl Watchers {
     /// Tells everybody who watches.
     pub(super) fn tell(&self, ids: &Ids, event: &Event<'_>) {
         let mut all = self.lock();
-        if all.is_empty() {
+        let lost = event.what == What::Renewed && fault::planted(Fault::LoseEvents);
+        if all.is_empty() || lost {
             return;
         }
         let data = Data {
@@ -140,6 +142,9 @@ impl Watchers {
         };
         let bytes = rendered(Some(&ids.next()), event.what.name(), &data);
         all.retain_mut(|watcher| watcher.take(bytes.clone()));
+        if fault::planted(Fault::RepeatEvents) {
+            all.retain_mut(|watcher| watcher.take(bytes.clone()));
+        }
     }
 
     fn add(&self) -> (u64, mpsc::Receiver<Bytes>) {
@@ -224,6 +229,12 @@ impl Watch {
             return Poll::Ready(Some(first));
         }
         if let Poll::Ready(bytes) = self.receiver.poll_recv(cx) {
+            if fault::planted(Fault::ReorderEvents)
+                && let Ok(later) = self.receiver.try_recv()
+            {
+                self.first = bytes;
+                return Poll::Ready(Some(later));
+            }
             return Poll::Ready(bytes);
         }
         let count = self.used.cell.watchers.missed(self.number);

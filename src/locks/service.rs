@@ -4,25 +4,25 @@
 //! way that an advance does. Who acquires does that itself, so that whoever leaves on the way is
 //! noticed by the drop of its future.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fencegate_filters::fault::{self, Fault};
-use fencegate_filters::fence::{Claim, Drain, Fence};
-use fencegate_filters::lock::{Lease, Lock, Request, Term, Turn};
+use fencegate_filters::fence::Fence;
+use fencegate_filters::lock::{Lease, Request, Term, Turn};
 use fencegate_filters::route::Routes;
-use fencegate_filters::store::{Record, Reply, Store, StoreError};
+use fencegate_filters::store::Store;
 use fencegate_filters::{Key, Reason, Refusal, Token};
 use http::StatusCode;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::cell::{Cell, Grant, Used, Waker, now, wake};
+use super::cell::{Grant, Used, Waker, now, wake};
 use super::events::{Event, Ids, Watch, What};
-use super::kept;
+use super::refusals::{busy, full, held, lost, queued, stopping};
+use super::room::Room;
+use super::table::Table;
 use crate::route::{Route, drain_of, key_meant};
 
 /// How often somebody who waits looks, whatever it is told: a mark that others raise ends a lease.
@@ -30,9 +30,6 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How often it is looked for leases that nobody has noticed the end of.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// How often a grant is tried anew when a newer mark overtakes it.
-const MOST_OVERTAKEN: usize = 16;
 
 /// How many may wait in all queues together: whoever holds a lock finds a connection to renew it.
 const MOST_WAITING: usize = 12_288;
@@ -42,13 +39,12 @@ const MOST_WATCHING: usize = 1024;
 
 /// All locks of a gateway. Those that nobody uses are in the store alone.
 pub struct Locks {
-    fence: Fence,
-    routes: Routes<Route>,
+    pub(super) fence: Fence,
+    pub(super) routes: Routes<Route>,
     pub(super) store: Arc<dyn Store>,
-    fence_on_grant: bool,
-    /// From when on leases of before last for their whole time.
-    since: std::time::Instant,
-    slots: Mutex<HashMap<Key, Slot>>,
+    pub(super) fence_on_grant: bool,
+    room: Room,
+    pub(super) table: Arc<Table>,
     waiters: AtomicU64,
     waiting: Semaphore,
     watching: Arc<Semaphore>,
@@ -60,12 +56,6 @@ pub struct Locks {
     calls: AtomicUsize,
 }
 
-enum Slot {
-    /// It is being read, for those who want it.
-    Loading(Vec<oneshot::Sender<Arc<Cell>>>),
-    Ready(Arc<Cell>),
-}
-
 /// What somebody asks for.
 #[derive(Clone, Debug)]
 pub(super) struct Acquire {
@@ -73,15 +63,6 @@ pub(super) struct Acquire {
     pub(super) id: Option<Arc<str>>,
     pub(super) ttl: Duration,
     pub(super) wait: Duration,
-}
-
-/// A lock as others see it.
-#[derive(Clone, Debug)]
-pub(super) struct View {
-    pub(super) key: Key,
-    pub(super) lease: Option<Lease>,
-    pub(super) expires_in: Option<Duration>,
-    pub(super) waiting: usize,
 }
 
 impl Locks {
@@ -93,12 +74,12 @@ impl Locks {
         fence_on_grant: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
+            room: Room::new(fence.clone(), Arc::clone(&store), fence_on_grant),
             fence,
             routes,
+            table: Table::new(Arc::clone(&store)),
             store,
             fence_on_grant,
-            since: now(),
-            slots: Mutex::default(),
             waiters: AtomicU64::new(1),
             waiting: Semaphore::new(MOST_WAITING),
             watching: Arc::new(Semaphore::new(MOST_WATCHING)),
@@ -138,18 +119,20 @@ impl Locks {
                 return Err(stopping());
             }
             let mark = self.fence.mark(key).await?;
+            let is_new = place.used.cell.lock().issued().is_none();
+            if is_new && !self.room.is_left(mark).await? {
+                return Err(full(key));
+            }
             let waits = Instant::now() < until;
             let turn = {
                 let mut lock = place.used.look(mark);
-                // What is kept of a lock is kept for ever, as a mark is.
-                if lock.issued().is_none() && mark.is_none() && !self.fence.has_room() {
-                    return Err(busy(
-                        key,
-                        "The limit on the number of keys is reached, so this lock can't be had.",
-                    ));
-                }
+                let is_new = lock.issued().is_none();
                 let waker = waits.then_some(&place.waker);
-                lock.acquire(&request, waker, now(), mark, drain.waiting)
+                let turn = lock.acquire(&request, waker, now(), mark, drain.waiting);
+                if is_new && matches!(turn, Turn::Granted(_)) {
+                    self.room.take();
+                }
+                turn
             };
             let expires = match turn {
                 Turn::Granted(lease) => {
@@ -164,97 +147,12 @@ impl Locks {
                 Turn::Busy => return Err(busy(key, "Too many already wait for this lock.")),
                 Turn::Exhausted => return Err(busy(key, "There is no token above the last one.")),
             };
-            if waiting.is_none() {
+            if waiting.is_none() && !fault::planted(Fault::UnboundedWaiters) {
                 let place = self.waiting.try_acquire();
                 waiting = Some(place.map_err(|_| busy(key, "Too many wait for locks already."))?);
             }
             place.wait(until, expires).await;
         }
-    }
-
-    /// Makes a lease durable and fences it; its time begins. `again`: it has been given before.
-    async fn give(
-        &self,
-        used: &Used,
-        mut lease: Lease,
-        again: bool,
-        drain: Drain,
-    ) -> Result<(Lease, Grant), Refusal> {
-        let mut giving = Giving {
-            used,
-            token: lease.token,
-            given: false,
-        };
-        let mut overtaken = 0;
-        loop {
-            let fenced = self.fence_by(&used.key, lease.token, again, drain);
-            let (kept, fenced) = tokio::join!(used.keep(), fenced);
-            let Err(refusal) = fenced.and_then(|()| kept.map_err(|_| unkept())) else {
-                break;
-            };
-            let stale = refusal.reason == Reason::StaleToken;
-            if stale && !again && overtaken < MOST_OVERTAKEN {
-                overtaken += 1;
-                // Its turn is not over because somebody came with a token from elsewhere.
-                if let Ok(mark) = self.fence.mark(&used.key).await {
-                    let newer = used.cell.lock().overtaken(lease.token, mark);
-                    match newer {
-                        Ok(Some(newer)) => {
-                            giving.token = newer.token;
-                            lease = newer;
-                            continue;
-                        }
-                        Ok(None) => {}
-                        // Somebody else's it is already.
-                        Err(_) => return Err(lost(&used.key, Some(lease.token))),
-                    }
-                }
-            }
-            giving.given = true;
-            used.burn(lease.token);
-            return Err(match stale {
-                true if again => lost(&used.key, Some(lease.token)),
-                true => busy(&used.key, "Newer tokens keep coming from elsewhere."),
-                false => refusal,
-            });
-        }
-        giving.given = true;
-        let token = lease.token;
-        let mut lock = used.cell.lock();
-        match lock.granted(token, now()) {
-            Ok(true) => used.tell(What::Granted, &lease),
-            Ok(false) => {}
-            Err(_) => return Err(lost(&used.key, Some(token))),
-        }
-        drop(lock);
-        let grant = Grant {
-            used: used.clone(),
-            token,
-        };
-        Ok((lease, grant))
-    }
-
-    /// Raises the mark, and waits until older writes have drained.
-    async fn fence_by(
-        &self,
-        key: &Key,
-        token: Token,
-        again: bool,
-        drain: Drain,
-    ) -> Result<(), Refusal> {
-        if !self.fence_on_grant || fault::planted(Fault::GrantUndrained) {
-            return Ok(());
-        }
-        let mut claim = Claim::write(key.clone(), token);
-        claim.drain = drain;
-        let admit = self.fence.admit(claim);
-        let admit = match again {
-            true => admit,
-            // A token that somebody has come with meanwhile is not to be another's as well.
-            false => admit.advancing(),
-        };
-        // Nothing is to be sent: once admitted it holds nobody.
-        admit.await.map(drop)
     }
 
     /// Lets a lease last anew.
@@ -276,7 +174,8 @@ impl Locks {
                 };
                 // A longer time that another call has asked for, in vain so far, is not promised
                 // either before it is durable.
-                if !longer && used.cell.is_kept(&lock) {
+                let is_kept = !longer && used.cell.is_kept(&lock);
+                if is_kept || fault::planted(Fault::RenewUnkept) {
                     let lease = lock.lease().cloned();
                     let lease = lease.ok_or_else(|| lost(key, Some(token)))?;
                     used.tell(What::Renewed, &lease);
@@ -341,9 +240,8 @@ impl Locks {
         if !final_ones.contains(&refusal.reason.status()) {
             return;
         }
-        let cell = match lock(&self.slots).get(key) {
-            Some(Slot::Ready(cell)) => Arc::clone(cell),
-            _ => return,
+        let Some(cell) = self.table.find(key) else {
+            return;
         };
         let event = Event {
             what: What::Refused,
@@ -358,14 +256,14 @@ impl Locks {
     /// Ends all watching: it is never over by itself.
     pub(crate) fn end_watches(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        for (_, cell) in self.cells() {
+        for (_, cell) in self.table.all() {
             cell.watchers.close();
         }
     }
 
     /// Wakes all who wait, so that they see that the gateway is stopping.
     pub(crate) fn wake_all(&self) {
-        for (_, cell) in self.cells() {
+        for (_, cell) in self.table.all() {
             let wakers: Vec<_> = cell.lock().wakers().cloned().collect();
             wake(wakers);
         }
@@ -382,43 +280,6 @@ impl Locks {
         self.calls.load(Ordering::SeqCst) == 0
     }
 
-    /// What is known of a lock; `None` where it has never been granted.
-    pub(super) async fn view(self: &Arc<Self>, key: &Key) -> Result<Option<View>, Refusal> {
-        drain_of(&self.routes.load(), key)?;
-        let used = self.open(key).await?;
-        let mark = self.fence.mark(key).await?;
-        let lock = used.cell.lock();
-        Ok(lock.issued().map(|_| view(key.clone(), &lock, mark)))
-    }
-
-    /// Up to `limit` locks that were granted before. Reads the disk.
-    pub(super) fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<View>, StoreError> {
-        let after = after.map(|after| format!("{}{after}", kept::PREFIX));
-        let prefix = format!("{}{prefix}", kept::PREFIX);
-        let found = self.store.list(&prefix, after.as_deref(), limit)?;
-        let mut views = Vec::with_capacity(found.len());
-        for (kept_key, record) in found {
-            let Some(key) = kept::name_of(&kept_key) else {
-                continue;
-            };
-            let mark = self.fence.key(&key)?.map(|view| view.mark);
-            let cell = match lock(&self.slots).get(&key) {
-                Some(Slot::Ready(cell)) => Some(Arc::clone(cell)),
-                _ => None,
-            };
-            views.push(match cell {
-                Some(cell) => view(key, &cell.lock(), mark),
-                None => view(key, &kept::lock::<Waker>(Some(&record), self.since), mark),
-            });
-        }
-        Ok(views)
-    }
-
     /// The last token that was issued for `key`.
     pub(crate) async fn issued(self: &Arc<Self>, key: &Key) -> Result<Option<Token>, Refusal> {
         let used = self.open(key).await?;
@@ -426,21 +287,20 @@ impl Locks {
         Ok(issued)
     }
 
-    /// How many locks are held, as far as anybody has used them since the start.
-    pub(crate) fn held(&self) -> usize {
-        let now = now();
-        let cells = self.cells();
-        let held = cells
-            .iter()
-            .filter(|one| one.1.lock().held(now, None).is_some());
-        held.count()
+    /// A lock, for as long as what is given lives.
+    pub(super) async fn open(self: &Arc<Self>, key: &Key) -> Result<Used, Refusal> {
+        Ok(Used {
+            cell: self.table.open(key).await?,
+            locks: Arc::clone(self),
+            key: key.clone(),
+        })
     }
 
     /// Ends leases whose time is over, for as long as it is polled.
     pub async fn sweep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            for (key, cell) in self.cells() {
+            for (key, cell) in self.table.all() {
                 let used = Used {
                     locks: Arc::clone(&self),
                     key,
@@ -456,88 +316,10 @@ impl Locks {
                     let ended = lock.lease().is_some_and(|lease| lease.term == Term::Ended);
                     ended && !used.cell.is_kept(&lock)
                 };
-                if unkept {
+                if unkept && !fault::planted(Fault::KeepEndedLocks) {
                     used.keep_later();
                 }
             }
-        }
-    }
-
-    fn cells(&self) -> Vec<(Key, Arc<Cell>)> {
-        let slots = lock(&self.slots);
-        let ready = slots.iter().filter_map(|(key, slot)| match slot {
-            Slot::Ready(cell) => Some((key.clone(), Arc::clone(cell))),
-            Slot::Loading(_) => None,
-        });
-        ready.collect()
-    }
-
-    // Locks come from the store when they are used, and go when nobody needs them.
-
-    async fn open(self: &Arc<Self>, key: &Key) -> Result<Used, Refusal> {
-        let (sender, receiver) = oneshot::channel();
-        let first = match lock(&self.slots).entry(key.clone()) {
-            Entry::Occupied(mut slot) => match slot.get_mut() {
-                Slot::Ready(cell) => {
-                    let _ = sender.send(Arc::clone(cell));
-                    false
-                }
-                Slot::Loading(others) => {
-                    others.push(sender);
-                    false
-                }
-            },
-            Entry::Vacant(slot) => {
-                slot.insert(Slot::Loading(vec![sender]));
-                true
-            }
-        };
-        if first {
-            let (locks, of) = (Arc::clone(self), key.clone());
-            let reply = Reply::new(move |result| locks.loaded(&of, result));
-            self.store.read(&kept::key_of(key), reply);
-        }
-        let cell = receiver.await.map_err(|_| {
-            Refusal::new(
-                Reason::StoreUnavailable,
-                "The lock could not be read; try again later.",
-            )
-        })?;
-        Ok(Used {
-            locks: Arc::clone(self),
-            key: key.clone(),
-            cell,
-        })
-    }
-
-    /// Somebody needs a lock in memory no more.
-    pub(super) fn leave(&self, key: &Key, cell: &Arc<Cell>) {
-        let mut slots = lock(&self.slots);
-        // The table has it, and whoever leaves.
-        if Arc::strong_count(cell) <= 2 && cell.is_idle() {
-            slots.remove(key);
-        }
-    }
-
-    fn loaded(&self, key: &Key, result: Result<Option<Record>, StoreError>) {
-        let mut slots = lock(&self.slots);
-        let Some(Slot::Loading(waiting)) = slots.remove(key) else {
-            return;
-        };
-        let record = match result {
-            Ok(record) => record,
-            // Those who wait see their end of it closed.
-            Err(error) => {
-                tracing::error!(%key, %error, "a lock could not be read");
-                return;
-            }
-        };
-        let found = kept::lock(record.as_ref(), self.since);
-        let cell = Arc::new(Cell::new(found));
-        slots.insert(key.clone(), Slot::Ready(Arc::clone(&cell)));
-        drop(slots);
-        for sender in waiting {
-            let _ = sender.send(Arc::clone(&cell));
         }
     }
 }
@@ -572,90 +354,13 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let woken = self.used.cell.lock().leave(self.waiter);
-        wake(woken);
-    }
-}
-
-/// A lease on its way to whoever acquires it; dropped before it is given, it is abandoned.
-struct Giving<'a> {
-    used: &'a Used,
-    token: Token,
-    given: bool,
-}
-
-impl Drop for Giving<'_> {
-    fn drop(&mut self) {
-        if !self.given {
-            self.used.abandon(self.token);
+        if !fault::planted(Fault::SleepOnLeave) {
+            wake(woken);
         }
     }
 }
 
-fn view(key: Key, lock: &Lock<Waker>, mark: Option<Token>) -> View {
-    let now = now();
-    let lease = lock.held(now, mark).cloned();
-    let expires_in = lease.as_ref().map(|lease| match lease.term {
-        Term::Until(until) => until.saturating_duration_since(now),
-        // Its time has not begun.
-        Term::Granting | Term::Ended => lease.ttl,
-    });
-    View {
-        key,
-        lease,
-        expires_in,
-        waiting: lock.waiting(),
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a panic leaves is consistent: every change of the table is whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn refusal(key: &Key, reason: Reason, detail: &'static str) -> Refusal {
-    let mut refusal = Refusal::new(reason, detail);
-    refusal.key = Some(key.clone());
-    refusal
-}
-
-fn held(key: &Key, holder: &Arc<str>, expires: Option<std::time::Instant>) -> Refusal {
-    let detail = "Somebody else holds this lock; wait for it, or try again when it expires.";
-    let mut refusal = refusal(key, Reason::LockHeld, detail);
-    refusal.holder = Some(Arc::clone(holder));
-    let left = expires.map(|until| until.saturating_duration_since(now()));
-    refusal.retry_after = Some(left.unwrap_or(LOOK).max(LOOK));
-    refusal
-}
-
-fn queued(key: &Key) -> Refusal {
-    let detail = "This lock is being handed on, and others wait for it.";
-    let mut refusal = refusal(key, Reason::LockHeld, detail);
-    refusal.retry_after = Some(LOOK);
-    refusal
-}
-
-fn lost(key: &Key, token: Option<Token>) -> Refusal {
-    let detail =
-        "This lease was released, has expired, or a newer token has come: acquire the lock again.";
-    let mut refusal = refusal(key, Reason::LockLost, detail);
-    refusal.token = token;
-    refusal
-}
-
-fn unkept() -> Refusal {
-    Refusal::new(
-        Reason::StoreUnavailable,
-        "The lease could not be made durable, so it was not given; try again later.",
-    )
-}
-
-fn busy(key: &Key, detail: &'static str) -> Refusal {
-    refusal(key, Reason::Busy, detail)
-}
-
-fn stopping() -> Refusal {
-    Refusal::new(
-        Reason::ShuttingDown,
-        "The gateway is stopping; try again elsewhere or later.",
-    )
-}
+#[cfg(test)]
+// Under a checker of threads nothing runs outside of it.
+#[cfg(not(feature = "shuttle"))]
+mod tests;

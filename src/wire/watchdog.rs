@@ -1,7 +1,7 @@
 //! The clock over a client's connection: one timer, set anew only when it fires or is too late.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -58,6 +58,26 @@ impl Watchdog {
             timeouts,
             sleep: None,
             waker: None,
+        }
+    }
+
+    /// Polls a connection for as long as its client is in time; `None` where it was not, and the
+    /// connection is to be dropped. A head that has begun is answered first; the second time there
+    /// is no more patience.
+    pub fn poll_while_timely<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &ConnState,
+        mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Option<T>> {
+        loop {
+            if let Poll::Ready(ended) = connection(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            match ready!(self.poll_expired(cx, state)) {
+                Expired::Header | Expired::Idle if !state.is_expired() => state.expire(),
+                _ => return Poll::Ready(None),
+            }
         }
     }
 

@@ -97,6 +97,12 @@ impl Fence {
         });
     }
 
+    /// How many keys may have a mark; `None` where that is not limited.
+    #[must_use]
+    pub fn most_keys(&self) -> Option<u64> {
+        Some(self.table.most_keys()).filter(|most| *most < u64::MAX)
+    }
+
     /// Whether `limits.keys` leaves room for one more.
     #[must_use]
     pub fn has_room(&self) -> bool {

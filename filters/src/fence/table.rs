@@ -102,8 +102,12 @@ impl Table {
         self.most_keys.store(most, Ordering::Relaxed);
     }
 
+    pub(super) fn most_keys(&self) -> u64 {
+        self.most_keys.load(Ordering::Relaxed)
+    }
+
     pub(super) fn may_add_key(&self) -> bool {
-        self.keys.load(Ordering::Relaxed) < self.most_keys.load(Ordering::Relaxed)
+        self.keys.load(Ordering::Relaxed) < self.most_keys()
     }
 
     pub(super) fn keys(&self) -> u64 {
