@@ -51,6 +51,9 @@ pub enum Turn {
     Granted(Lease),
     /// It has come before, and this is what it got; it is to be made sure of as the first was.
     Again(Lease),
+    /// It has come before, and that one is being given the lease: to be asked again once it is
+    /// known what came of it.
+    Coming,
     /// It has come before, and what it got is over.
     Lost,
     /// Somebody else has it, until then as far as is known; `None` in the midst of a grant.
@@ -167,7 +170,11 @@ impl<W: Clone> Lock<W> {
             }
             // It is nobody else's turn before that is over.
             self.leave(request.waiter);
-            return Turn::Again(lease);
+            return match lease.term {
+                Term::Granting => Turn::Coming,
+                _ if lease.told => Turn::Again(lease),
+                _ => self.take_over(lease),
+            };
         }
         if self.past.has(request) {
             return Turn::Lost;
@@ -191,6 +198,14 @@ impl<W: Clone> Lock<W> {
             return Turn::Busy;
         }
         turn
+    }
+
+    /// Whoever was being given the lease has left, and its request has come again: it is given to
+    /// that one, as if it were the first.
+    fn take_over(&mut self, mut lease: Lease) -> Turn {
+        lease.term = Term::Granting;
+        self.lease = Some(lease.clone());
+        Turn::Granted(lease)
     }
 
     fn grant(&mut self, request: &Request, mark: Option<Token>) -> Turn {

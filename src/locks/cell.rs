@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::lock::{Lease, Lock, Term};
 use fencegate_filters::store::{Raise, Reply, StoreError};
-use fencegate_filters::{Key, Reason, Token};
+use fencegate_filters::{Key, Reason, Refusal, Token};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::delivery::Tell;
 use super::events::{Event, Watchers, What};
 use super::kept;
+use super::refusals::lost;
 use super::service::Locks;
 
 pub(super) type Waker = Arc<Notify>;
@@ -22,6 +23,8 @@ pub(super) struct Cell {
     /// The newest version that is durable.
     durable: AtomicU64,
     pub(super) watchers: Watchers,
+    /// Tells when it is known whether a lease was given.
+    pub(super) given: Notify,
 }
 
 impl Cell {
@@ -31,6 +34,7 @@ impl Cell {
             durable: AtomicU64::new(found.version()),
             lock: Mutex::new(found),
             watchers: Watchers::default(),
+            given: Notify::new(),
         }
     }
 
@@ -104,8 +108,15 @@ impl Used {
         self.cell.watchers.tell(&self.locks.ids, &event);
     }
 
-    /// Tells whoever watches that somebody came with a token that is not the holder's.
-    pub(super) fn tell_refused(&self, token: Token) {
+    /// Somebody came with a token that is not the holder's. A lease that is said to be over does not
+    /// come back with a restart.
+    pub(super) async fn refuse(&self, token: Token) -> Refusal {
+        self.tell_refused(token);
+        self.keep_end().await;
+        lost(&self.key, Some(token))
+    }
+
+    fn tell_refused(&self, token: Token) {
         let event = Event {
             what: What::Refused,
             key: &self.key,
@@ -122,6 +133,14 @@ impl Used {
         self.commit(move |result| drop(sender.send(result)));
         let dropped = StoreError::Unavailable("the store dropped the call".into());
         receiver.await.unwrap_or(Err(dropped))
+    }
+
+    /// The same for the end of a lease. Should that fail, and the process end before it is written
+    /// again, the lease lasts for its time.
+    pub(super) async fn keep_end(&self) {
+        if let Err(error) = self.keep().await {
+            tracing::warn!(key = %self.key, %error, "the end of a lease could not be made durable");
+        }
     }
 
     /// The same, for those who need not know.

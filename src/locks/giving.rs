@@ -100,7 +100,8 @@ impl Locks {
     }
 }
 
-/// A lease on its way to whoever acquires it; dropped before it is given, it is abandoned.
+/// A lease on its way to whoever acquires it; dropped before it is given, it is abandoned. Either way
+/// the same request that came again is told.
 struct Giving<'a> {
     used: &'a Used,
     token: Token,
@@ -112,5 +113,6 @@ impl Drop for Giving<'_> {
         if !self.given {
             self.used.abandon(self.token);
         }
+        self.used.cell.given.notify_waiters();
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::fence::Fence;
-use fencegate_filters::lock::{Lease, Request, Term, Turn};
+use fencegate_filters::lock::{Lease, Lost, Request, Term, Turn};
 use fencegate_filters::route::Routes;
 use fencegate_filters::store::Store;
 use fencegate_filters::{Key, Reason, Refusal, Token};
@@ -124,6 +124,9 @@ impl Locks {
                 return Err(full(key));
             }
             let waits = Instant::now() < until;
+            // Before the look, so that nothing that comes of it is missed.
+            let given = place.used.cell.given.notified();
+            let mut coming = false;
             let turn = {
                 let mut lock = place.used.look(mark);
                 let is_new = lock.issued().is_none();
@@ -139,6 +142,10 @@ impl Locks {
                     return self.give(&place.used, lease, false, drain).await;
                 }
                 Turn::Again(lease) => return self.give(&place.used, lease, true, drain).await,
+                Turn::Coming => {
+                    coming = true;
+                    None
+                }
                 Turn::Lost => return Err(lost(key, None)),
                 Turn::Held(holder, expires) if !waits => return Err(held(key, &holder, expires)),
                 Turn::Queued if !waits => return Err(queued(key)),
@@ -151,7 +158,10 @@ impl Locks {
                 let place = self.waiting.try_acquire();
                 waiting = Some(place.map_err(|_| busy(key, "Too many wait for locks already."))?);
             }
-            place.wait(until, expires).await;
+            match coming {
+                true => drop(tokio::time::timeout(LOOK, given).await),
+                false => place.wait(until, expires).await,
+            }
         }
     }
 
@@ -166,21 +176,10 @@ impl Locks {
         let used = self.open(key).await?;
         loop {
             let mark = self.fence.mark(key).await?;
-            {
-                let mut lock = used.look(mark);
-                let Ok(longer) = lock.renew(token, ttl, now(), mark) else {
-                    used.tell_refused(token);
-                    return Err(lost(key, Some(token)));
-                };
-                // A longer time that another call has asked for, in vain so far, is not promised
-                // either before it is durable.
-                let is_kept = !longer && used.cell.is_kept(&lock);
-                if is_kept || fault::planted(Fault::RenewUnkept) {
-                    let lease = lock.lease().cloned();
-                    let lease = lease.ok_or_else(|| lost(key, Some(token)))?;
-                    used.tell(What::Renewed, &lease);
-                    return Ok(Lease { ttl, ..lease });
-                }
+            match Self::renewed(&used, token, ttl, mark) {
+                Ok(Some(lease)) => return Ok(lease),
+                Ok(None) => {}
+                Err(Lost) => return Err(used.refuse(token).await),
             }
             used.keep().await.map_err(|_| {
                 Refusal::new(
@@ -191,26 +190,43 @@ impl Locks {
         }
     }
 
+    /// The lease as it lasts anew; `None` where that has to be kept first.
+    fn renewed(
+        used: &Used,
+        token: Token,
+        ttl: Duration,
+        mark: Option<Token>,
+    ) -> Result<Option<Lease>, Lost> {
+        let mut lock = used.look(mark);
+        let longer = lock.renew(token, ttl, now(), mark)?;
+        // A longer time that another call has asked for, in vain so far, is not promised either
+        // before it is durable.
+        let is_kept = !longer && used.cell.is_kept(&lock);
+        if !is_kept && !fault::planted(Fault::RenewUnkept) {
+            return Ok(None);
+        }
+        let lease = lock.lease().cloned().ok_or(Lost)?;
+        used.tell(What::Renewed, &lease);
+        Ok(Some(Lease { ttl, ..lease }))
+    }
+
     /// Gives a lease back.
     pub(super) async fn release(self: &Arc<Self>, key: &Key, token: Token) -> Result<(), Refusal> {
         drain_of(&self.routes.load(), key)?;
         let used = self.open(key).await?;
         let mark = self.fence.mark(key).await?;
-        {
+        let released = {
             let mut lock = used.look(mark);
-            let Ok(woken) = lock.release(token, now(), mark) else {
-                used.tell_refused(token);
-                return Err(lost(key, Some(token)));
-            };
-            if let Some(lease) = lock.lease() {
+            let woken = lock.release(token, now(), mark);
+            if let (Ok(_), Some(lease)) = (&woken, lock.lease()) {
                 used.tell(What::Released, lease);
             }
-            wake(woken);
+            woken.map(wake)
+        };
+        if released == Err(Lost) {
+            return Err(used.refuse(token).await);
         }
-        if let Err(error) = used.keep().await {
-            // Should the process end before it is written again, the lease lasts for its time.
-            tracing::warn!(%key, %error, "the end of a lease could not be made durable");
-        }
+        used.keep_end().await;
         Ok(())
     }
 

@@ -140,6 +140,8 @@ fn a_grant_that_failed_may_be_asked_for_again_and_one_that_was_told_lasts() {
         other => panic!("{other:?}"),
     };
     let first = granted(lock.acquire(&request, None, now, None, MOST));
+    let coming = lock.acquire(&request, None, now, None, MOST);
+    assert_eq!(coming, Turn::Coming, "it is being given");
     // Whoever asked has left, and asks again; its drain fails as well.
     assert_eq!(lock.abandon(first, now), None);
     assert_eq!(

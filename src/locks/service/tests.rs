@@ -47,6 +47,15 @@ impl Script {
         *self.commits.lock().unwrap() = None;
     }
 
+    /// Commits all that wait, and whatever comes from now on.
+    fn commit_all(&self) {
+        let waiting = self.commits.lock().unwrap().take();
+        for (raises, reply) in waiting.into_iter().flatten() {
+            self.keep(raises);
+            reply.send(Ok(()));
+        }
+    }
+
     fn next_commit(&self) -> Commit {
         let mut commits = self.commits.lock().unwrap();
         commits.as_mut().unwrap().pop_front().expect("a commit")
@@ -341,14 +350,47 @@ async fn who_is_told_in_its_turn_that_it_was_lost_keeps_nobody_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_comes_twice_at_once_gets_one_grant() {
+    let (house, key) = (House::new(), key("42"));
+    house.store.ask_before_commits();
+    let mut both = [0, 1].map(|_| house.acquire_as(&key, "pod-1", Some("r-1"), Duration::ZERO));
+    assert!(both.iter_mut().all(|call| call.poll().is_pending()));
+    house.store.commit_all();
+    for call in &mut both {
+        assert!(call.is_woken());
+        assert_eq!(call.expect_ready().unwrap().0.token, token(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_came_again_takes_over_from_one_that_left() {
+    let (house, key) = (House::new(), key("42"));
+    house.store.ask_before_commits();
+    let [mut first, mut again] =
+        [0, 1].map(|_| house.acquire_as(&key, "pod-1", Some("r-1"), Duration::ZERO));
+    assert!(first.poll().is_pending() && again.poll().is_pending());
+    drop(first);
+    assert!(again.is_woken());
+    assert!(again.poll().is_pending());
+    // The time of a lease that nobody was told of does not run.
+    tokio::time::advance(TTL * 2).await;
+    house.store.commit_all();
+    let (lease, grant) = again.expect_ready().unwrap();
+    crate::locks::delivery::Tell::sent(grant);
+    let mut renewed = house.renew(&key, lease.token, TTL);
+    renewed.expect_ready().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_whose_end_a_renewal_notices_leaves_memory() {
     let (house, key) = (House::new(), key("42"));
     let first = house.take(&key);
     house.raise(&key, token(50));
     house.store.ask_before_commits();
-    house
-        .renew(&key, first, TTL)
-        .expect_refused(Reason::LockLost);
+    let mut renewed = house.renew(&key, first, TTL);
+    assert!(renewed.poll().is_pending(), "it could come back as it is");
+    house.store.fail_next();
+    renewed.expect_refused(Reason::LockLost);
     assert_eq!(
         house.locks.table.all().len(),
         1,
