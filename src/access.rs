@@ -22,7 +22,7 @@ use tower_service::Service;
 use crate::body::{Broken, ResponseBody};
 use crate::locks::Locks;
 use crate::metrics::{Metrics, RequestLabels, RouteName};
-use crate::wire::Violation;
+use crate::wire::{Flood, Refused, Violation};
 
 static FENCING_DECISION: HeaderName = HeaderName::from_static("fencing-decision");
 
@@ -327,6 +327,33 @@ pub fn log_broken_head(violation: &Violation) {
             reason = violation.reason.as_str(),
             detail = violation.detail,
             "broken request refused"
+        );
+    }
+}
+
+/// Logs a stream, or a connection, that the codec of HTTP/2 has refused.
+pub fn log_refused_by_codec(refused: &Refused) {
+    if SAMPLER.takes() {
+        tracing::warn!(
+            target: "fencegate::access",
+            protocol = protocol(Version::HTTP_2),
+            stream = refused.stream,
+            reason = refused.reason().as_str(),
+            code = refused.code.map(|code| tracing::field::debug(h2::Reason::from(code))),
+            detail = refused.detail(),
+            "broken request refused"
+        );
+    }
+}
+
+/// Logs that a client's connection is ended for what it has sent too much of.
+pub fn log_flood(flood: Flood) {
+    if SAMPLER.takes() {
+        tracing::warn!(
+            target: "fencegate::access",
+            protocol = protocol(Version::HTTP_2),
+            flood = flood.as_str(),
+            "an HTTP/2 connection is closed"
         );
     }
 }

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::{ClientBody, RequestBody};
-use crate::wire::{HeadLimits, MAX_METHOD_BYTES};
+use crate::wire::{CUT_TARGET, HeadLimits, MAX_METHOD_BYTES};
 
 /// What is checked before anything else is decided; a reload puts another in its place.
 #[derive(Debug)]
@@ -145,6 +145,9 @@ fn check_fields<B>(request: &Request<B>, limits: &HeadLimits) -> Result<(), Refu
             Reason::HeadersTooLarge,
             "The request's header is too large.",
         ));
+    }
+    if headers.contains_key(CUT_TARGET) {
+        return Err(bad("The request target has a fragment."));
     }
     let visible = target.bytes().all(|byte| byte.is_ascii_graphic());
     if !visible || !(target.starts_with('/') || target == "*") {

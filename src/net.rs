@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -77,6 +78,30 @@ impl Stream {
         let _ = poll(&mut asked, Some(&at_once));
         let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         asked.iter().any(|one| one.revents().intersects(ended))
+    }
+
+    /// The first byte that has come and was not read, which stays unread. `None`: nothing will come,
+    /// or it can't be told.
+    ///
+    /// # Errors
+    ///
+    /// As the system says.
+    pub async fn peek(&mut self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        let have = match self {
+            Self::Client(stream) => stream.peek(&mut first).await?,
+            Self::Tcp(stream) => stream.peek(&mut first).await?,
+            Self::Unix(stream) => {
+                let stream = &*stream;
+                let peek = || Ok(recv(stream, &mut first, RecvFlags::PEEK)?.0);
+                stream.async_io(Interest::READABLE, peek).await?
+            }
+            Self::Tls(_) => 0,
+            #[cfg(feature = "sim")]
+            Self::Simulated(_) => 0,
+        };
+        let [first] = first;
+        Ok((have > 0).then_some(first))
     }
 
     /// Writes what can be written without waiting.

@@ -5,14 +5,17 @@
 //! next one comes: every response pays for a wake-up, on both sides. Sent together, many pay for one.
 //! What is sent to upstreams does not wait here: a cut must know what they have got.
 //!
-//! [`ClientTcp`] takes small writes for sent, and keeps them until [`send_all`] is called, which the
-//! runtime of a worker does before it waits, or until so many are kept that the first has waited long
-//! enough. What the socket does not take then is sent as the socket allows, by the task that wrote it:
-//! it is woken, and has to flush.
+//! [`ClientTcp`] takes small writes for sent, and keeps them until [`send_all`] is called. [`sender`] is
+//! a task of each worker that does it: the first that is kept wakes it, so it comes behind all that
+//! had something to do by then, and before whatever comes later. It is not left to the moment in which
+//! the worker has nothing more to do, since a client that always has something to do would put that
+//! off for the others; and so many are not kept waiting at all. What the socket does not take then is
+//! sent as the socket allows, by the task that wrote it: it is woken, and has to flush.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -28,13 +31,40 @@ const MANY: usize = 64;
 
 thread_local! {
     static ENABLED: Cell<bool> = const { Cell::new(false) };
+    static SENDER: RefCell<Option<Waker>> = const { RefCell::new(None) };
     static KEPT: RefCell<Vec<Arc<Outgoing>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// From now on, streams that are made in this thread keep small writes: its runtime calls
-/// [`send_all`] before it waits.
+/// From now on, streams that are made in this thread keep small writes: its runtime runs [`sender`],
+/// or calls [`send_all`].
 pub fn enable() {
     ENABLED.set(true);
+}
+
+/// The task that sends what is kept in this thread, for ever.
+pub async fn sender() {
+    std::future::poll_fn(|cx| {
+        SENDER.set(Some(cx.waker().clone()));
+        send_all();
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
+/// Ends the turn of a task that could go on: it is woken when all others that can have had theirs, and
+/// what has come on sockets has been looked at. It is for whoever serves one client, so that it does
+/// not keep the others waiting.
+pub fn yield_turn(cx: &mut Context<'_>) {
+    // Polled once, it hands the waker to the runtime, and needs no second time.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+}
+
+fn wake_sender() {
+    SENDER.with_borrow(|sender| {
+        if let Some(sender) = sender {
+            sender.wake_by_ref();
+        }
+    });
 }
 
 /// Sends what is kept in this thread.
@@ -95,6 +125,16 @@ impl ClientTcp {
     /// Sends everything at once from now on, for a task that does not flush when it is woken.
     pub fn keep_nothing(&self) {
         self.outgoing.lock().keeps = false;
+    }
+
+    /// Reads what has come, once something has, and leaves it there.
+    ///
+    /// # Errors
+    ///
+    /// As the system says.
+    pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let socket: &TcpStream = self.incoming.as_ref();
+        socket.peek(bytes).await
     }
 
     /// Writes what can be written without waiting.
@@ -229,6 +269,8 @@ impl AsyncWrite for ClientTcp {
                 });
                 if kept >= MANY {
                     send_all();
+                } else if kept == 1 {
+                    wake_sender();
                 }
             }
             return Poll::Ready(Ok(buf.len()));
@@ -319,6 +361,27 @@ mod tests {
         stream.write_all(b"three").await.unwrap();
         send_all();
         expect(&mut peer, b"three");
+    }
+
+    #[tokio::test]
+    async fn they_do_not_wait_for_a_task_that_always_has_something_to_do() {
+        let (mut stream, mut peer) = pair().await;
+        tokio::spawn(sender());
+        tokio::spawn(std::future::poll_fn(|cx| {
+            yield_turn(cx);
+            Poll::<()>::Pending
+        }));
+        tokio::spawn(std::future::poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::<()>::Pending
+        }));
+        tokio::task::yield_now().await;
+        for _ in 0..3 {
+            stream.write_all(b"x").await.unwrap();
+            assert!(nothing_came(&peer), "it waits for those before it");
+            tokio::task::yield_now().await;
+            expect(&mut peer, b"x");
+        }
     }
 
     #[tokio::test]

@@ -590,7 +590,6 @@ fn start_workers(
     for (number, listeners) in per_worker.into_iter().enumerate() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .on_thread_park(outbox::send_all)
             .build()
             .map_err(start)?;
         let gateway = Arc::clone(gateway);
@@ -601,6 +600,7 @@ fn start_workers(
                 upstream::enter_worker(number);
                 outbox::enable();
                 runtime.block_on(async move {
+                    tokio::spawn(outbox::sender());
                     for (listener, door) in listeners {
                         match Listener::from_std(listener) {
                             Ok(listener) => {

@@ -186,6 +186,20 @@ fn a_connection_that_is_kept_to_an_ejected_address_is_not_used() {
 }
 
 #[test]
+fn an_address_is_found_by_its_name() {
+    let recorder = Recorder::start();
+    let url = format!("http://localhost:{}", recorder.address().port());
+    let nowhere = "http://no-such-host.invalid:80".to_owned();
+    let config = config(&[url, nowhere]).upstream("connect_timeout", "30s");
+    let gateway = Gateway::start(config);
+    for token in 1..=4 {
+        write(token).send(gateway.http).assert_ok("by its name");
+    }
+    gateway.says("left alone");
+    assert_eq!(recorder.count(), 4);
+}
+
+#[test]
 fn one_fence_stands_before_all_addresses() {
     let recorder = Recorder::start();
     weather(&recorder);

@@ -552,18 +552,160 @@ fn what_would_end_a_line_of_http_1_is_refused() {
 
 // K12
 #[test]
-fn a_fragment_reaches_neither_key_nor_upstream() {
+fn a_fragment_is_refused() {
     let stage = Stage::at_34();
-    let mut client = open(&stage);
-    for path in ["/objects/42#/../43", "/objects/42?a#b"] {
+    let token = ("fencing-token", "34");
+    for path in ["/objects/42#/../43", "/objects/42?a#b", "/objects/42#"] {
         let mut fields = pseudo("PUT", path);
-        fields.extend([("fencing-token", "33"), ("x-tag", "fragment")]);
-        let stream = client.headers(&fields, END_STREAM);
-        client
-            .response(stream)
-            .assert_fenced(409, "stale-token", "the key is that of objects/42");
+        fields.push(token);
+        let answer = assert_bad(&stage, path, |client| client.headers(&fields, END_STREAM));
+        assert_eq!(answer, Ok(400), "{path}");
     }
-    assert!(stage.recorder.history().tagged("fragment").is_empty());
+    // In Huffman's code, and from the table: "/objects/42#".
+    let huffman = b"\x44\x8a\x60\xf1\xf4\x29\x12\x86\x1a\x17\xfd\x7f";
+    assert_eq!(
+        loona_hpack::Decoder::new().decode(huffman).unwrap(),
+        [(b":path"[..].into(), b"/objects/42#"[..].into())]
+    );
+    let mut client = open(&stage);
+    let rest = &pseudo("PUT", "")[..3];
+    for path in [&huffman[..], b"\xbe"] {
+        let mut fields = block(rest);
+        fields.extend(path);
+        fields.extend(block(&[token]));
+        let stream = client.stream();
+        let flags = END_HEADERS | END_STREAM;
+        client.send(&Frame::new(HEADERS, flags, stream, fields));
+        let answer = client.response(stream);
+        answer.assert_refused(400, "bad-request", "not-forwarded", "a fragment");
+    }
+    // A field is free to have it.
+    let fields = put(&[token, ("x-tag", "a#b"), ("referer", "/objects/42#part")]);
+    let stream = client.headers(&fields, END_STREAM);
+    client.response(stream).assert_ok("a write");
+}
+
+// RFC 9113, section 8.1
+#[test]
+fn trailers_with_a_pseudo_header_are_none() {
+    let stage = Stage::with(|config| config.settle("300ms"));
+    let mut client = open(&stage);
+    // By number, in words, behind a field, and in a frame of its own.
+    let cases: [(&str, &[u8], &[u8]); 4] = [
+        ("static", b"\x82", b""),
+        ("literal", b"\x00\x07:status\x03200", b""),
+        ("beside", b"\x00\x01a\x01b\x84", b""),
+        ("continued", b"\x00\x01a", b"\x01b\x84"),
+    ];
+    for (at, (tag, first, more)) in cases.into_iter().enumerate() {
+        let token = 34 + u64::try_from(at).unwrap();
+        let stream = client.begin(&write(token, tag), None);
+        client.data(stream, "data", 0);
+        stage.recorder.has_body(tag, 4);
+        let flags = match more {
+            [] => END_HEADERS | END_STREAM,
+            _ => END_STREAM,
+        };
+        client.send(&Frame::new(HEADERS, flags, stream, first));
+        if flags & END_HEADERS == 0 {
+            client.send(&Frame::new(CONTINUATION, END_HEADERS, stream, more));
+        }
+        assert_eq!(client.reset_code(stream), Ok(PROTOCOL_ERROR), "{tag}");
+        let write = stage.recorder.broke(tag);
+        assert!(write.body_done.is_none(), "{tag}: never whole upstream");
+    }
+    // The connection is as good as before, and so is its table.
+    let stream = client.request(&write(99, "after"));
+    client.response(stream).assert_ok("a write");
+    stage.recorder.history().assert_ordered();
+}
+
+// What the codec refuses
+
+/// Waits for so many lines of the access log that tell of a refusal by the codec, and have `what`.
+fn wait_for_lines(stage: &Stage, what: &str, count: usize) {
+    eventually(&format!("{count} lines with {what}"), || {
+        let errors = stage.gateway.errors();
+        let told = errors.lines().filter(|line| {
+            line.contains("broken request refused") && line.contains("fencegate::access")
+        });
+        (told.filter(|line| line.contains(what)).count() == count).then_some(())
+    });
+}
+
+#[test]
+fn what_the_codec_refuses_is_in_the_access_log() {
+    let stage = Stage::with(|config| config.set("limits.http2_streams", 2));
+    let gate = stage.recorder.hold("held");
+    let mut client = open(&stage);
+    let broken = client.headers(&put(&[("connection", "close")]), END_STREAM);
+    assert_eq!(client.reset_code(broken), Ok(PROTOCOL_ERROR));
+    let held: Vec<u32> = (0..2)
+        .map(|id| client.request(&Request::put(&format!("/objects/{id}")).token(1).tag("held")))
+        .collect();
+    let beyond = client.request(&write(1, "beyond"));
+    assert_eq!(client.reset_code(beyond), Ok(REFUSED_STREAM));
+    gate.open();
+    for stream in held {
+        client.response(stream).assert_ok("a write");
+    }
+    wait_for_lines(&stage, &format!("\"stream\":{broken}"), 1);
+    wait_for_lines(&stage, "PROTOCOL_ERROR", 1);
+    wait_for_lines(&stage, &format!("\"stream\":{beyond}"), 1);
+    wait_for_lines(&stage, "REFUSED_STREAM", 1);
+    wait_for_lines(&stage, r#""reason":"busy""#, 1);
+
+    let long = "x".repeat(9 * 1024);
+    let names: Vec<String> = (0..16).map(|number| format!("x-{number}")).collect();
+    let mut fields = put(&[]);
+    fields.extend(names.iter().map(|name| (name.as_str(), long.as_str())));
+    let stream = client.stream();
+    let all = block(&fields);
+    let mut pieces = all.chunks(16_384).peekable();
+    let (mut kind, mut flags) = (HEADERS, END_STREAM);
+    while let Some(piece) = pieces.next() {
+        if pieces.peek().is_none() {
+            flags |= END_HEADERS;
+        }
+        client.send(&Frame::new(kind, flags, stream, piece));
+        (kind, flags) = (CONTINUATION, 0);
+    }
+    assert_eq!(client.head(stream), 431);
+    wait_for_lines(&stage, r#""reason":"headers-too-large""#, 1);
+
+    // A header block that is none is the end of the connection.
+    let stream = client.next_stream();
+    client.send(&Frame::new(HEADERS, END_HEADERS, stream, [0x80]));
+    assert_eq!(client.ended(), Some(PROTOCOL_ERROR));
+    wait_for_lines(&stage, "PROTOCOL_ERROR", 2);
+    wait_for_lines(&stage, r#""reason":"bad-request""#, 2);
+    wait_for_lines(&stage, "", 4);
+    stage.assert_alive();
+}
+
+// Clients with much to do
+
+/// Whatever is done about floods, it is none to make all requests that may be made, many times over.
+#[test]
+fn many_connections_with_all_their_streams_are_no_flood() {
+    let stage = Stage::new();
+    let address = stage.http();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = Http2::open(address);
+                client.sync().unwrap();
+                for _ in 0..3 {
+                    let streams: Vec<u32> = (0..100)
+                        .map(|_| client.request(&Request::get("/objects/42")))
+                        .collect();
+                    for stream in streams {
+                        client.response(stream).assert_ok("one of a hundred");
+                    }
+                }
+            });
+        }
+    });
 }
 
 // K18

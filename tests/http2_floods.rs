@@ -25,6 +25,10 @@ use common::{Connection, Ended, Request, Stage, eventually};
 const MOST_GROWTH_KIB: u64 = 64 * 1024;
 /// Connections that one flood is sent over, one after the other.
 const CONNECTIONS: usize = 8;
+/// How long a good client is timed without a flood and with one, and how many send it at once.
+const QUIET: Duration = Duration::from_secs(1);
+const FLOODED: Duration = Duration::from_secs(2);
+const FLOODERS: usize = 2;
 /// How long one may last.
 const LONGEST: Duration = Duration::from_secs(20);
 
@@ -268,6 +272,81 @@ fn a_flood_is_cut_off_and_harms_nobody() {
         (count < 0.5).then_some(())
     });
     stage.assert_alive();
+}
+
+/// What a flood that never ends costs a good client: `FENCEGATE_BIN=… cargo test --test http2_floods
+/// -- --ignored --nocapture what_a_flood`. It asserts nothing, since what it measures is the
+/// machine's as well.
+#[test]
+#[ignore = "measures for a minute"]
+fn what_a_flood_costs_a_good_client() {
+    let stage = Stage::with(|config| config.set("log.access", false));
+    let address = stage.http();
+    let only = std::env::var("FLOOD").unwrap_or_default();
+    println!(
+        "| flood | p50, ms | p99, ms | p50 before it, ms | p99 before it, ms | connections a second | CPU of the gateway |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for flood in floods() {
+        if !flood.name.contains(&only) {
+            continue;
+        }
+        let quiet = times_for(address, QUIET);
+        let (over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let cpu = stage.gateway.cpu();
+        let (during, used) = std::thread::scope(|scope| {
+            for _ in 0..FLOODERS {
+                scope.spawn(|| {
+                    // What is measured is the gateway, not who gets the CPU.
+                    common::yield_to_all();
+                    while !over.load(Ordering::SeqCst) {
+                        send(address, &flood, true);
+                        count.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            let during = times_for(address, FLOODED);
+            let used = stage.gateway.cpu() - cpu;
+            over.store(true, Ordering::SeqCst);
+            (during, used)
+        });
+        let seconds = FLOODED.as_secs_f64();
+        let count = count.load(Ordering::SeqCst);
+        println!(
+            "| {} | {} | {} | {} | {} | {:.0} | {:.0}% |",
+            flood.name,
+            ms(during.0),
+            ms(during.1),
+            ms(quiet.0),
+            ms(quiet.1),
+            f64::from(u32::try_from(count).unwrap()) / seconds,
+            used.as_secs_f64() / seconds * 100.0
+        );
+    }
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.2}", time.as_secs_f64() * 1e3)
+}
+
+/// The median and the 99th percentile of the times of requests, for so long; over several
+/// connections, so that each of the gateway's threads has some.
+fn times_for(address: SocketAddr, long: Duration) -> (Duration, Duration) {
+    let mut clients: Vec<_> = (0..8).map(|_| Http2::open(address)).collect();
+    let mut times = Vec::new();
+    let end = Instant::now() + long;
+    for turn in 0.. {
+        let start = Instant::now();
+        if start > end {
+            break;
+        }
+        let client = &mut clients[turn % 8];
+        let stream = client.request(&Request::get("/objects/good"));
+        client.response(stream).assert_ok("a good client's request");
+        times.push(start.elapsed());
+    }
+    times.sort();
+    (times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
 /// Answers that nobody reads must not pile up.

@@ -71,6 +71,42 @@ fn a_request_over_tls_is_fenced_and_told_upstream_as_https() {
 }
 
 #[test]
+fn http_without_tls_is_told_what_it_got_wrong() {
+    let authority = Authority::new();
+    let stage = secured(authority.listener(&authority.issue(|_| {})), |config| {
+        config
+    });
+    let head = Request::put("/objects/42").token(34).whole();
+    for (what, bytes) in [
+        ("a request", head.as_slice()),
+        ("one letter", b"G"),
+        ("a preface", http2::PREFACE),
+        ("a large body", &[&head[..], &[b'x'; 300_000]].concat()),
+    ] {
+        let mut connection = Connection::open(https(&stage));
+        let answer = connection.send(bytes).response();
+        answer.assert_refused(400, "bad-request", "not-forwarded", what);
+        assert_eq!(answer.header("connection"), Some("close"), "{what}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains("HTTPS"));
+        assert_eq!(connection.ended(), Ended::Closed, "{what}");
+    }
+    eventually("each has its line", || {
+        let errors = stage.gateway.errors();
+        let lines = errors.lines().filter(|line| line.contains("plain HTTP"));
+        (lines
+            .filter(|line| line.contains("fencegate::access"))
+            .count()
+            == 4)
+            .then_some(())
+    });
+    assert_eq!(stage.recorder.count(), 0);
+    // What is neither is left to TLS.
+    let mut connection = Connection::open(https(&stage));
+    let answer = connection.send([0x80, 0, 0, 0, 0]).take(1);
+    assert_ne!(answer, Ok(b"H".to_vec()));
+}
+
+#[test]
 fn only_the_versions_of_today_are_spoken() {
     let authority = Authority::new();
     let stage = secured(authority.listener(&authority.issue(|_| {})), |config| {

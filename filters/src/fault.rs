@@ -33,6 +33,8 @@ pub enum Fault {
     UnknownStatusCompletes,
     /// A request of which bytes may have been sent is sent once more.
     ResendAfterBytes,
+    /// A request that broke on one address of its upstream after it was sent goes to the next one.
+    MoveAfterBytes,
     /// Of a header that comes on several lines only the first is read.
     FirstLineOnly,
     /// The key is made of another path than the one that is forwarded.
@@ -98,6 +100,10 @@ pub enum Fault {
     OneWindowForAll,
     /// Frames of HTTP/2 that carry nothing are not counted.
     UncountedFrames,
+    /// The header blocks of HTTP/2 are not read beside the codec, which repairs some in silence.
+    UnreadBlocks,
+    /// All that an HTTP/2 client has sent is handled before anybody else has a turn.
+    EndlessTurns,
     /// A request whose frames an upstream has got is sent once more.
     ResendAfterFrames,
     /// Whoever waits in a lane is not woken when it is released.
@@ -132,6 +138,7 @@ impl Fault {
         (Self::EarlyAnswerCompletes, "early-answer-completes"),
         (Self::UnknownStatusCompletes, "unknown-status-completes"),
         (Self::ResendAfterBytes, "resend-after-bytes"),
+        (Self::MoveAfterBytes, "move-after-bytes"),
         (Self::FirstLineOnly, "first-line-only"),
         (Self::KeyOfAnotherPath, "key-of-another-path"),
         (Self::CacheDecides, "cache-decides"),
@@ -164,6 +171,8 @@ impl Fault {
         (Self::KeepStalledStream, "keep-stalled-stream"),
         (Self::OneWindowForAll, "one-window-for-all"),
         (Self::UncountedFrames, "uncounted-frames"),
+        (Self::UnreadBlocks, "unread-blocks"),
+        (Self::EndlessTurns, "endless-turns"),
         (Self::ResendAfterFrames, "resend-after-frames"),
         (Self::DropWake, "drop-wake"),
         (Self::LoseReplies, "lose-replies"),

@@ -81,7 +81,10 @@ pub fn exchange(
         let headers = request.headers_mut();
         headers.insert(http::header::TRANSFER_ENCODING, chunked);
     }
-    let resends = fault::planted(Fault::ResendAfterBytes) && request.body().is_end_stream();
+    let resends = match fault::planted(Fault::MoveAfterBytes) {
+        true => upstream.has_several(),
+        false => fault::planted(Fault::ResendAfterBytes) && request.body().is_end_stream(),
+    };
     let again = Again {
         resend: resends.then(|| Box::new(without_body(&request))),
         upstream,

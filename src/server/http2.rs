@@ -25,12 +25,13 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use self::stream::Stream;
-use crate::access::AccessBody;
+use crate::access::{AccessBody, log_flood, log_refused_by_codec};
 use crate::body::ClientBody;
 use crate::gateway::Settings;
+use crate::outbox;
 use crate::stop::{Stop, Stopping};
 use crate::timer::LazyTimer;
-use crate::wire::{ConnState, Expired, FrameIo, Watchdog};
+use crate::wire::{ConnState, Expired, FrameIo, Refused, Unserved, Watchdog};
 
 /// What a client may send on one stream before any of it has been read.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -64,6 +65,7 @@ pub(super) async fn serve<T, S>(
     S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible> + Clone,
     S::Future: Send + 'static,
 {
+    let unserved = io.unserved();
     let handshake = builder(&settings).handshake(io);
     let longest = settings.timeouts.header.unwrap_or(Duration::MAX);
     let codec = tokio::select! {
@@ -71,7 +73,14 @@ pub(super) async fn serve<T, S>(
         () = stop.reached(Stop::Cutting) => return,
         shaken = tokio::time::timeout(longest, handshake) => match shaken {
             Ok(Ok(codec)) => codec,
-            _ => return,
+            Ok(Err(error)) => {
+                if let Some(code) = error.reason() {
+                    let (stream, code) = (None, Some(code.into()));
+                    log_refused_by_codec(&Refused { stream, code });
+                }
+                return;
+            }
+            Err(_) => return,
         },
     };
     state.serve_streams(false, true);
@@ -83,6 +92,7 @@ pub(super) async fn serve<T, S>(
         watchdog: Watchdog::new(settings.timeouts),
         settings,
         state,
+        unserved,
         requests: 0,
         busy: false,
         leaving: false,
@@ -93,6 +103,7 @@ pub(super) async fn serve<T, S>(
     let mut cutting = pin!(stop.reached(Stop::Cutting));
     let mut told = false;
     std::future::poll_fn(|cx| {
+        connection.state.begin_turn();
         if cutting.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -100,7 +111,9 @@ pub(super) async fn serve<T, S>(
             told = true;
             connection.leave();
         }
-        connection.poll(cx)
+        let over = connection.poll(cx);
+        connection.log_refused();
+        over
     })
     .await;
 }
@@ -140,6 +153,7 @@ struct Connection<T, S> {
     peer: Peer,
     settings: Arc<Settings>,
     state: Arc<ConnState>,
+    unserved: Arc<Unserved>,
     watchdog: Watchdog,
     requests: u64,
     /// Whether streams were on it when last looked at.
@@ -184,7 +198,7 @@ where
                 return Poll::Pending;
             }
             if let Some(flood) = self.state.flooded() {
-                tracing::warn!(flood = flood.as_str(), "an HTTP/2 connection is closed");
+                log_flood(flood);
                 self.close(Reason::ENHANCE_YOUR_CALM);
                 continue;
             }
@@ -207,7 +221,7 @@ where
                 None => return Poll::Ready(()),
             }
         }
-        cx.waker().wake_by_ref();
+        outbox::yield_turn(cx);
         Poll::Pending
     }
 
@@ -220,6 +234,7 @@ where
         self.requests += 1;
         if respond.poll_reset(cx).is_ready() {
             // Its reset came with it: there was never anybody to serve.
+            self.unserved.served(respond.stream_id().as_u32());
             return;
         }
         if let Some(most) = self.settings.requests_per_connection {
@@ -232,9 +247,17 @@ where
                 self.leave();
             }
         }
+        self.unserved.served(respond.stream_id().as_u32());
         let (request, stream) = Stream::new(request, respond, &self.peer, &self.settings);
         let future = self.service.call(request);
         self.streams.spawn(stream.serve(future));
+    }
+
+    /// Logs what the codec has refused by itself. Why the connection was closed was told before.
+    fn log_refused(&self) {
+        let refused = self.unserved.take_refused();
+        let told = |refused: &&Refused| !(self.closed && refused.stream.is_none());
+        refused.iter().filter(told).for_each(log_refused_by_codec);
     }
 
     /// Asks the client to make no more requests here.

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fencegate_filters::Peer;
 use fencegate_filters::forwarding::Scheme;
+use fencegate_filters::{Peer, Reason};
 
+use super::answer_broken_head;
 use super::proxy_header::{self, Origin};
 use crate::gateway::Settings;
 use crate::net::Stream;
 use crate::stop::{Stop, Stopping};
-use crate::tls::{Protocol, ServerTls};
+use crate::tls::{Protocol, ServerTls, Session};
+use crate::wire::{Violation, dismiss};
 
 /// How connections to one listener are opened; a reload puts another way in its place.
 #[derive(Debug, Default)]
@@ -59,7 +61,7 @@ impl Door {
         let Some(tls) = &way.tls else {
             return Some(stream);
         };
-        match tokio::time::timeout(limit, tls.accept(stream)).await {
+        match tokio::time::timeout(limit, shake_hands(tls, stream)).await {
             Ok(Ok((stream, _))) => Some(stream),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake failed");
@@ -74,6 +76,26 @@ impl Door {
         let way = self.0.load();
         (way.tls.is_some() || way.proxy_protocol).then(|| Arc::clone(&way))
     }
+}
+
+/// The handshake, with a client that begins it. One that speaks HTTP without it can read what it got
+/// wrong; to TLS its bytes are noise.
+async fn shake_hands(tls: &ServerTls, mut stream: Stream) -> io::Result<(Stream, Session)> {
+    // All that HTTP begins with is a letter, of a method or of HTTP/2's preface. TLS begins with 22.
+    let first = stream.peek().await?;
+    if first.is_some_and(|first| first.is_ascii_alphabetic()) {
+        let violation = Violation {
+            reason: Reason::BadRequest,
+            detail: "A plain HTTP request was sent to a port for HTTPS: ask again with https://.",
+            in_head: true,
+        };
+        dismiss(stream, answer_broken_head(&violation)).await;
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "HTTP without TLS",
+        ));
+    }
+    tls.accept(stream).await
 }
 
 /// Who is on a connection, and what is spoken with them.
@@ -121,7 +143,7 @@ impl Way {
             let Some(tls) = &self.tls else {
                 return Ok((stream, Client::new(address, Scheme::Http, settings)));
             };
-            let (stream, session) = tls.accept(stream).await?;
+            let (stream, session) = shake_hands(tls, stream).await?;
             let mut client = Client::new(address, Scheme::Https, settings);
             client.peer = client.peer.with_identity(session.identity);
             client.protocol = session.protocol;

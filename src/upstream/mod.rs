@@ -6,6 +6,7 @@ mod frame_socket;
 pub(crate) mod health;
 mod http2;
 pub mod io;
+mod names;
 mod received;
 mod rotation;
 pub mod upload;
@@ -14,19 +15,19 @@ pub mod wire;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io as std_io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fencegate_filters::fault::{self, Fault};
 use hyper::client::conn::http1;
-use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
 pub use self::conn::{Answer, Conn};
+use self::names::Name;
 pub use self::received::Received;
 use self::rotation::Rotation;
 pub use self::rotation::Turn;
@@ -49,9 +50,6 @@ pub fn enter_worker(number: usize) {
 /// For how long a connection to a host that has a name is used: the name may stand for another by
 /// then.
 const NAME_COUNTS: Duration = Duration::from_secs(60);
-
-/// The most addresses of one name that are tried.
-const MOST_RESOLVED: usize = 4;
 
 /// Where an upstream is.
 #[derive(Clone)]
@@ -96,11 +94,11 @@ impl Address {
         matches!(self, Self::Tcp { tls: Some(_), .. })
     }
 
-    /// Whether what it names may be another machine tomorrow.
-    fn is_by_name(&self) -> bool {
+    /// The name in it, which may stand for another machine tomorrow.
+    fn name(&self) -> Option<Arc<Name>> {
         match self {
-            Self::Tcp { host, .. } => host.parse::<IpAddr>().is_err(),
-            _ => false,
+            Self::Tcp { host, .. } if host.parse::<IpAddr>().is_err() => Some(Name::new(host)),
+            _ => None,
         }
     }
 }
@@ -113,7 +111,8 @@ struct Place {
     /// As it stands in the config.
     url: String,
     address: Address,
-    by_name: bool,
+    /// `None`: it is no name.
+    name: Option<Arc<Name>>,
     /// Of each worker.
     idle: Box<[Mutex<Idle>]>,
 }
@@ -163,7 +162,7 @@ impl Upstream {
             .into_iter()
             .map(|(url, address)| Place {
                 url,
-                by_name: address.is_by_name(),
+                name: address.name(),
                 address,
                 idle: (0..workers).map(|_| Mutex::default()).collect(),
             })
@@ -213,9 +212,14 @@ impl Upstream {
             .collect()
     }
 
+    /// Whether it has more than one address.
+    pub fn has_several(&self) -> bool {
+        self.places.len() > 1
+    }
+
     /// Where a request goes.
     pub fn turn(&self) -> Turn {
-        if self.places.len() == 1 {
+        if !self.has_several() {
             return Turn::only();
         }
         self.rotation().turn(clock::now())
@@ -258,7 +262,7 @@ impl Upstream {
                 }
                 Err(error) => {
                     let ejected = self.rotation().failed(number, Instant::now());
-                    if let Some(time) = ejected.filter(|_| self.places.len() > 1) {
+                    if let Some(time) = ejected.filter(|_| self.has_several()) {
                         tracing::warn!(
                             upstream = %self.name,
                             address = %place.url,
@@ -283,7 +287,7 @@ impl Upstream {
     ) -> std_io::Result<Box<Conn>> {
         let end = Instant::now() + limit;
         let connecting = async {
-            let socket = self.socket(&place.address, end).await?;
+            let socket = self.socket(place, end).await?;
             let worker = WORKER.get();
             let mut conn = if self.http2 {
                 let secure = place.address.has_tls();
@@ -301,10 +305,10 @@ impl Upstream {
             .unwrap_or_else(|_| Err(std_io::ErrorKind::TimedOut.into()))
     }
 
-    async fn socket(&self, address: &Address, end: Instant) -> std_io::Result<Stream> {
-        match address {
+    async fn socket(&self, place: &Place, end: Instant) -> std_io::Result<Stream> {
+        match &place.address {
             Address::Tcp { host, port, tls } => {
-                let stream = connect_tcp(host, *port, end).await?;
+                let stream = connect_tcp(place.name.as_ref(), host, *port, end).await?;
                 stream.set_nodelay(true)?;
                 self.make_closes_final(&stream)?;
                 let stream = Stream::Tcp(stream);
@@ -350,7 +354,8 @@ impl Upstream {
             return;
         }
         // A name is asked for again in time, also where its connections are never idle.
-        if place.by_name && clock::now().saturating_duration_since(conn.made) >= NAME_COUNTS {
+        if place.name.is_some() && clock::now().saturating_duration_since(conn.made) >= NAME_COUNTS
+        {
             return;
         }
         conn.rest();
@@ -391,16 +396,20 @@ fn share(end: Instant, tries: usize) -> Duration {
 }
 
 /// Resolves a name and tries each of its addresses, of which each has its share of the time.
-async fn connect_tcp(host: &str, port: u16, end: Instant) -> std_io::Result<TcpStream> {
-    let found = tokio::net::lookup_host((host, port)).await?;
-    let found: SmallVec<[SocketAddr; MOST_RESOLVED]> = found.take(MOST_RESOLVED).collect();
-    let mut last = std_io::Error::new(
-        std_io::ErrorKind::NotFound,
-        "the name resolves to no address",
-    );
+async fn connect_tcp(
+    name: Option<&Arc<Name>>,
+    host: &str,
+    port: u16,
+    end: Instant,
+) -> std_io::Result<TcpStream> {
+    let Some(name) = name else {
+        return TcpStream::connect((host, port)).await;
+    };
+    let found = name.addresses(share(end, 2)).await?;
+    let mut last = std_io::ErrorKind::NotFound.into();
     for (done, address) in found.iter().enumerate() {
         let share = share(end, found.len() - done);
-        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+        match tokio::time::timeout(share, TcpStream::connect((*address, port))).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
             Err(_) => last = std_io::ErrorKind::TimedOut.into(),

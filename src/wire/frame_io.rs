@@ -2,7 +2,9 @@
 //! connection in a way that the client can hear.
 //!
 //! The codec judges the frames themselves. What it does not bound is here: floods of frames that
-//! carry nothing, frames that begin and never end, and writes that nobody reads.
+//! carry nothing, frames that begin and never end, and writes that nobody reads; and what it repairs
+//! in silence is put before it so that it refuses it. Nor does it stop
+//! while there is anything to read: it is given so much in one turn, and others have theirs.
 
 use std::fmt;
 use std::future::Future;
@@ -12,19 +14,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use fencegate_filters::fault::{self, Fault};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::blocks::Blocks;
+use super::frames::Scan;
 use super::linger::Farewell;
-use super::meter::Meter;
+use super::meter::{Meter, PREFACE, TurnLeft};
+use super::unserved::{Unserved, Verdicts};
 use super::{ConnState, LingerLimits};
+use crate::outbox;
 
-/// A client is told why the connection ends, and closes it: that takes no longer.
-const LINGER: LingerLimits = LingerLimits {
-    silence: Duration::from_secs(1),
-    total: Duration::from_secs(5),
-};
 /// A client that floods has as long to read that it is to go away, and nothing of it is read any
 /// more: that would be to go on serving it.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -34,10 +36,18 @@ const SCRATCH_BYTES: usize = 8 * 1024;
 /// A client's stream as the HTTP/2 codec sees it.
 pub struct FrameIo<S> {
     stream: S,
-    /// What was read before it was known to be HTTP/2, and how much of it was handed on.
-    read_ahead: Vec<u8>,
-    handed: usize,
+    /// What was read and not handed on: before it was known to be HTTP/2, or beyond a turn.
+    read_ahead: Bytes,
     meter: Meter,
+    blocks: Blocks,
+    /// What was judged and is to be handed on next.
+    judged: Vec<u8>,
+    written: Scan,
+    verdicts: Verdicts,
+    unserved: Arc<Unserved>,
+    /// The driver's turn, and what of it is left.
+    turn: u32,
+    left: TurnLeft,
     /// The frame that had begun and not ended when last looked at.
     unfinished: Option<u64>,
     state: Arc<ConnState>,
@@ -52,9 +62,15 @@ impl<S> FrameIo<S> {
     pub fn new(stream: S, read_ahead: Vec<u8>, streams: u32, state: Arc<ConnState>) -> Self {
         Self {
             stream,
-            read_ahead,
-            handed: 0,
+            read_ahead: read_ahead.into(),
             meter: Meter::new(streams, Instant::now()),
+            blocks: Blocks::after(PREFACE.len()),
+            judged: Vec::new(),
+            written: Scan::new(),
+            verdicts: Verdicts::new(),
+            unserved: Arc::default(),
+            turn: state.turn(),
+            left: TurnLeft::WHOLE,
             unfinished: None,
             state,
             eof: false,
@@ -63,14 +79,27 @@ impl<S> FrameIo<S> {
         }
     }
 
-    /// Counts what has come. A flood is told to the driver, and nothing of it is handed on.
-    fn admit(&mut self, bytes: &[u8]) -> bool {
-        if let Err(flood) = self.meter.read(bytes, Instant::now)
-            && !fault::planted(Fault::UncountedFrames)
-        {
-            self.state.flood(flood);
-            return false;
-        }
+    /// The streams on it that nobody serves yet.
+    #[must_use]
+    pub fn unserved(&self) -> Arc<Unserved> {
+        Arc::clone(&self.unserved)
+    }
+
+    /// Counts what has come, and says how much of it is to be handed on now. A flood is told to the
+    /// driver, and nothing of it is handed on.
+    fn admit(&mut self, bytes: &[u8]) -> Option<usize> {
+        let uncounted = fault::planted(Fault::UncountedFrames);
+        let read = self
+            .meter
+            .read(bytes, &mut self.left, &self.unserved, Instant::now);
+        let taken = match read {
+            Ok(taken) => taken,
+            Err(_) if uncounted => bytes.len(),
+            Err(flood) => {
+                self.state.flood(flood);
+                return None;
+            }
+        };
         let unfinished = self.meter.unfinished();
         if unfinished != self.unfinished {
             self.unfinished = unfinished;
@@ -79,7 +108,43 @@ impl<S> FrameIo<S> {
                 None => self.state.head_ended(),
             }
         }
-        true
+        Some(taken)
+    }
+
+    /// Hands on what was judged, as far as there is room.
+    fn hand_on_judged(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.judged.len().min(buf.remaining());
+        let judged = self.judged.drain(..count);
+        buf.put_slice(judged.as_slice());
+    }
+
+    /// Whether enough has been handed on in the turn that is under way.
+    fn turn_is_over(&mut self) -> bool {
+        let turn = self.state.turn();
+        if turn != self.turn {
+            self.turn = turn;
+            self.left = TurnLeft::WHOLE;
+        }
+        self.left.is_over() && !fault::planted(Fault::EndlessTurns)
+    }
+
+    /// Looks at what the client is sent.
+    fn look_at(&mut self, written: &[u8]) {
+        let mut rest = written;
+        while let Some((head, after)) = self.written.next(rest) {
+            let payload = rest.len() - after.len();
+            match head {
+                Some(head) => {
+                    self.meter.written(head);
+                    self.verdicts.head(head, &self.unserved);
+                }
+                None => {
+                    let payload = rest.get(..payload).unwrap_or_default();
+                    self.verdicts.payload(payload, &self.unserved);
+                }
+            }
+            rest = after;
+        }
     }
 
     fn note_write(&mut self, written: &Poll<io::Result<usize>>) {
@@ -101,30 +166,53 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameIo<S> {
         if this.state.flooded().is_some() {
             return Poll::Pending;
         }
-        if let Some(rest @ [_, ..]) = this.read_ahead.get(this.handed..) {
-            let count = rest.len().min(buf.remaining());
-            let bytes = rest.get(..count).unwrap_or_default().to_vec();
-            this.handed += count;
-            if this.handed == this.read_ahead.len() {
-                this.read_ahead = Vec::new();
-                this.handed = 0;
-            }
-            if !this.admit(&bytes) {
-                return Poll::Pending;
-            }
-            buf.put_slice(&bytes);
+        if !this.judged.is_empty() {
+            this.hand_on_judged(buf);
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        let bytes = buf.filled().get(before..).unwrap_or_default();
-        if bytes.is_empty() {
-            this.eof = true;
-        } else if !this.admit(bytes) {
-            buf.set_filled(before);
+        if this.turn_is_over() {
+            outbox::yield_turn(cx);
             return Poll::Pending;
         }
-        Poll::Ready(Ok(()))
+        loop {
+            let before = buf.filled().len();
+            let was_ahead = !this.read_ahead.is_empty();
+            if was_ahead {
+                let count = this.read_ahead.len().min(buf.remaining());
+                buf.put_slice(this.read_ahead.get(..count).unwrap_or_default());
+            } else {
+                ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            }
+            let bytes = buf.filled().get(before..).unwrap_or_default();
+            if bytes.is_empty() {
+                this.eof = true;
+                return Poll::Ready(Ok(()));
+            }
+            let Some(taken) = this.admit(bytes) else {
+                buf.set_filled(before);
+                return Poll::Pending;
+            };
+            let (now, later) = bytes.split_at(taken);
+            if was_ahead {
+                this.read_ahead.advance(taken);
+            } else if !later.is_empty() {
+                this.read_ahead = Bytes::copy_from_slice(later);
+            }
+            let passed = match fault::planted(Fault::UnreadBlocks) {
+                true => taken,
+                false => this.blocks.pass(now, &mut this.judged),
+            };
+            buf.set_filled(before + passed);
+            this.hand_on_judged(buf);
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+            // All of it is kept until more comes.
+            if this.turn_is_over() {
+                outbox::yield_turn(cx);
+                return Poll::Pending;
+            }
+        }
     }
 }
 
@@ -138,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameIo<S> {
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.note_write(&written);
         if let Poll::Ready(Ok(count)) = &written {
-            this.meter.written(buf.get(..*count).unwrap_or_default());
+            this.look_at(buf.get(..*count).unwrap_or_default());
         }
         written
     }
@@ -155,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameIo<S> {
             let mut left = *count;
             for buf in bufs {
                 let part = left.min(buf.len());
-                this.meter.written(buf.get(..part).unwrap_or_default());
+                this.look_at(buf.get(..part).unwrap_or_default());
                 left -= part;
             }
         }
@@ -179,7 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameIo<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flooded = this.state.flooded().is_some();
-        let linger = (!this.eof && !flooded).then_some(LINGER);
+        let linger = (!this.eof && !flooded).then_some(LingerLimits::SHORT);
         let (farewell, scratch) = this.farewell.get_or_insert_with(|| {
             let scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
             (Farewell::new(Vec::new(), linger), scratch)
@@ -199,5 +287,47 @@ impl<S> fmt::Debug for FrameIo<S> {
             .field("meter", &self.meter)
             .field("state", &self.state)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0abcdefgh";
+
+    /// Reads until it is told to wait; what has come.
+    fn turn(io: &mut FrameIo<&[u8]>, size: usize) -> Vec<u8> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut all = Vec::new();
+        io.state.begin_turn();
+        loop {
+            let mut room = vec![0; size];
+            let mut buf = ReadBuf::new(&mut room);
+            match Pin::new(&mut *io).poll_read(&mut cx, &mut buf) {
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return all,
+                Poll::Ready(Ok(())) => all.extend_from_slice(buf.filled()),
+                Poll::Ready(Err(error)) => panic!("{error}"),
+                Poll::Pending => return all,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_bounded_and_nothing_is_lost() {
+        let pings = PING.repeat(100);
+        for size in [1, 10, 100, 10_000] {
+            let all = [&PREFACE[..], &pings].concat();
+            let (ahead, later) = all.split_at(1_000);
+            let mut io = FrameIo::new(later, ahead.to_vec(), 100, ConnState::new());
+            let first = turn(&mut io, size);
+            // It ends with the head of the frame, or with the read that has it.
+            let frames = (first.len() - PREFACE.len()).div_ceil(PING.len());
+            assert_eq!(frames, 64, "in pieces of {size}");
+            let second = turn(&mut io, size);
+            assert_eq!([first, second].concat(), all, "in pieces of {size}");
+        }
     }
 }

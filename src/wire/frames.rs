@@ -7,6 +7,7 @@ pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const CONTINUATION: u8 = 9;
 
 pub(crate) const END_STREAM: u8 = 0x1;
@@ -18,6 +19,20 @@ pub(crate) struct Head {
     pub(crate) length: u32,
     pub(crate) kind: u8,
     pub(crate) flags: u8,
+    pub(crate) stream: u32,
+}
+
+impl Head {
+    pub(crate) const fn parse(bytes: &[u8; HEAD_BYTES]) -> Self {
+        let [a, b, c, kind, flags, stream @ ..] = *bytes;
+        Self {
+            length: u32::from_be_bytes([0, a, b, c]),
+            kind,
+            flags,
+            // The first bit is reserved, and to be ignored.
+            stream: u32::from_be_bytes(stream) & 0x7fff_ffff,
+        }
+    }
 }
 
 /// Finds the heads of frames in a stream of bytes.
@@ -61,18 +76,10 @@ impl Scan {
             return Some((None, rest));
         }
         self.have = 0;
-        let [a, b, c, kind, flags, ..] = self.head;
-        let length = u32::from_be_bytes([0, a, b, c]);
-        self.left = usize::try_from(length).unwrap_or(usize::MAX);
-        self.kind = kind;
-        Some((
-            Some(Head {
-                length,
-                kind,
-                flags,
-            }),
-            rest,
-        ))
+        let head = Head::parse(&self.head);
+        self.left = usize::try_from(head.length).unwrap_or(usize::MAX);
+        self.kind = head.kind;
+        Some((Some(head), rest))
     }
 
     /// Whether a head, or the payload of anything but DATA, has begun and not ended.

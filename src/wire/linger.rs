@@ -4,7 +4,7 @@
 //! reset makes the peer's kernel throw away what it had not yet read of the answer. So our half is
 //! closed first, and what still comes is read and dropped (RFC 9112, section 9.6).
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -31,6 +31,22 @@ impl Default for LingerLimits {
             total: Duration::from_secs(30),
         }
     }
+}
+
+impl LingerLimits {
+    /// For a client that closes the connection itself once it has read why it is over.
+    pub(crate) const SHORT: Self = Self {
+        silence: Duration::from_secs(1),
+        total: Duration::from_secs(5),
+    };
+}
+
+/// Says `words`, and closes `stream` so that they can be read.
+pub(crate) async fn dismiss<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, words: Vec<u8>) {
+    let state = ConnState::new();
+    let mut farewell = Farewell::new(words, Some(LingerLimits::SHORT));
+    let mut scratch = [0; 1024];
+    poll_fn(|cx| farewell.poll(cx, &mut stream, &mut scratch, &state)).await;
 }
 
 #[derive(Debug)]

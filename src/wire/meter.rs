@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Unserved;
 use super::frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Head, RST_STREAM, Scan};
 
 /// What every HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -22,7 +23,7 @@ const LAST_KNOWN: u8 = CONTINUATION;
 
 /// Frames of overhead that may come at once, and each second when nothing else does.
 const OVERHEAD: Rate = Rate {
-    most: 2_000,
+    most: 1_000,
     per_second: 20,
 };
 /// Requests that may be cancelled at once, and each second; at once as many as may be under way, if
@@ -58,7 +59,6 @@ pub struct Meter {
     /// Bytes of the preface that are still to come.
     preface: usize,
     read: Scan,
-    written: Scan,
     /// Between a HEADERS frame and the end of its header block.
     in_block: bool,
     /// Frames and header blocks that have come whole.
@@ -79,7 +79,6 @@ impl Meter {
         Self {
             preface: PREFACE.len(),
             read: Scan::new(),
-            written: Scan::new(),
             in_block: false,
             whole: 0,
             overhead: Allowance::new(OVERHEAD, now),
@@ -87,22 +86,36 @@ impl Meter {
         }
     }
 
-    /// Counts what the client sent. `now` is asked only where an allowance is used up.
+    /// Counts what the client sent, up to the end of the frame with which `turn` is used up; says how
+    /// many bytes that were. `now` is asked only where an allowance is used up.
     ///
     /// # Errors
     ///
     /// The flood that it is; what came with it need not be looked at.
-    pub fn read(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
+    pub fn read(
+        &mut self,
+        bytes: &[u8],
+        turn: &mut TurnLeft,
+        unserved: &Unserved,
+        now: impl Fn() -> Instant,
+    ) -> Result<usize, Flood> {
         let skipped = self.preface.min(bytes.len());
         self.preface -= skipped;
         let mut rest = bytes.get(skipped..).unwrap_or_default();
-        while let Some((head, after)) = self.read.next(rest) {
+        while !(turn.is_over() && self.read.is_between()) {
+            let Some((head, after)) = self.read.next(rest) else {
+                break;
+            };
             rest = after;
             if let Some(head) = head {
+                turn.spend(head);
+                if head.kind == HEADERS {
+                    unserved.began(head.stream);
+                }
                 self.count(head, &now)?;
             }
         }
-        Ok(())
+        Ok(bytes.len() - rest.len())
     }
 
     fn count(&mut self, head: Head, now: &impl Fn() -> Instant) -> Result<(), Flood> {
@@ -137,21 +150,17 @@ impl Meter {
         self.overhead.spend(overhead, now).ok_or(Flood::Overhead)
     }
 
-    /// Counts what the client was sent: it may say so much in return.
-    pub fn written(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        while let Some((head, after)) = self.written.next(rest) {
-            rest = after;
-            match head {
-                // An update of both windows, and a PING that measures the way; and more updates
-                // from those who read in small pieces.
-                Some(head) if head.kind == DATA => self.overhead.earn(3 + head.length / 1024),
-                Some(head) if head.kind == HEADERS => {
-                    self.overhead.earn(2);
-                    self.resets.earn(1);
-                }
-                _ => {}
+    /// Counts a frame that the client was sent: it may say so much in return.
+    pub(super) fn written(&mut self, head: Head) {
+        match head.kind {
+            // An update of both windows, and a PING that measures the way; and more updates from
+            // those who read in small pieces.
+            DATA => self.overhead.earn(3 + head.length / 1024),
+            HEADERS => {
+                self.overhead.earn(2);
+                self.resets.earn(1);
             }
+            _ => {}
         }
     }
 
@@ -160,6 +169,30 @@ impl Meter {
     #[must_use]
     pub fn unfinished(&self) -> Option<u64> {
         (self.in_block || self.read.is_within()).then_some(self.whole)
+    }
+}
+
+/// What of a client's frames may still be handled before others have their turn.
+#[derive(Clone, Copy, Debug)]
+pub struct TurnLeft(u32);
+
+impl TurnLeft {
+    /// A turn that begins: some tens of microseconds, whatever it is spent on.
+    pub(super) const WHOLE: Self = Self(64);
+
+    /// Whether the turn is over.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        self.0 == 0
+    }
+
+    /// A header block takes its time to decode, by its length, and may begin a request.
+    const fn spend(&mut self, head: Head) {
+        let cost = match head.kind {
+            HEADERS | CONTINUATION => 4 + head.length / 256,
+            _ => 1,
+        };
+        self.0 = self.0.saturating_sub(cost);
     }
 }
 
@@ -222,10 +255,29 @@ mod tests {
         frame
     }
 
+    fn head(kind: u8, length: u32) -> Head {
+        Head {
+            length,
+            kind,
+            flags: 0,
+            stream: 1,
+        }
+    }
+
+    impl Meter {
+        /// Counts all of it, whatever a turn may be.
+        fn read_all(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
+            let mut turn = TurnLeft(u32::MAX);
+            let taken = self.read(bytes, &mut turn, &Unserved::default(), now)?;
+            assert_eq!(taken, bytes.len());
+            Ok(())
+        }
+    }
+
     fn meter() -> (Meter, Instant) {
         let now = Instant::now();
         let mut meter = Meter::new(STREAMS, now);
-        meter.read(PREFACE, || now).unwrap();
+        meter.read_all(PREFACE, || now).unwrap();
         (meter, now)
     }
 
@@ -234,7 +286,7 @@ mod tests {
         let (mut meter, now) = meter();
         let mut count = 0;
         loop {
-            if let Err(flood) = meter.read(frame, || now) {
+            if let Err(flood) = meter.read_all(frame, || now) {
                 return (count, flood);
             }
             count += 1;
@@ -256,10 +308,10 @@ mod tests {
             (0xbe, 0, 0),
         ] {
             let frame = frame(kind, flags, payload);
-            assert_eq!(taken(&frame), (2_000, Flood::Overhead), "type {kind}");
+            assert_eq!(taken(&frame), (1_000, Flood::Overhead), "type {kind}");
         }
         let (count, _) = taken(&frame(0xbe, 0, 16_384));
-        assert_eq!(count, 2_000 / 17, "the payload of extensions counts");
+        assert_eq!(count, 1_000 / 17, "the payload of extensions counts");
     }
 
     #[test]
@@ -274,10 +326,10 @@ mod tests {
         let (mut meter, now) = meter();
         for _ in 0..10_000 {
             meter
-                .read(&frame(HEADERS, END_HEADERS, 20), || now)
+                .read_all(&frame(HEADERS, END_HEADERS, 20), || now)
                 .unwrap();
-            meter.written(&frame(HEADERS, END_HEADERS, 20));
-            meter.read(&frame(RST_STREAM, 0, 4), || now).unwrap();
+            meter.written(head(HEADERS, 20));
+            meter.read_all(&frame(RST_STREAM, 0, 4), || now).unwrap();
         }
     }
 
@@ -285,19 +337,19 @@ mod tests {
     fn work_earns_the_overhead_that_goes_with_it() {
         let (mut meter, now) = meter();
         for _ in 0..10_000 {
-            meter.written(&frame(DATA, 0, 100));
+            meter.written(head(DATA, 100));
             for kind in [WINDOW_UPDATE, WINDOW_UPDATE, PING] {
-                meter.read(&frame(kind, 0, 4), || now).unwrap();
+                meter.read_all(&frame(kind, 0, 4), || now).unwrap();
             }
         }
         for _ in 0..10_000 {
-            meter.read(&frame(DATA, 0, 1), || now).unwrap();
-            meter.read(&frame(PING, 0, 8), || now).unwrap();
+            meter.read_all(&frame(DATA, 0, 1), || now).unwrap();
+            meter.read_all(&frame(PING, 0, 8), || now).unwrap();
         }
         for _ in 0..1_000 {
-            meter.written(&frame(DATA, 0, 16_384));
+            meter.written(head(DATA, 16_384));
             for _ in 0..19 {
-                meter.read(&frame(WINDOW_UPDATE, 0, 4), || now).unwrap();
+                meter.read_all(&frame(WINDOW_UPDATE, 0, 4), || now).unwrap();
             }
         }
     }
@@ -307,23 +359,23 @@ mod tests {
         let (mut meter, mut now) = meter();
         for _ in 0..100_000 {
             now += Duration::from_millis(50);
-            meter.read(&frame(PING, 0, 8), || now).unwrap();
+            meter.read_all(&frame(PING, 0, 8), || now).unwrap();
         }
     }
 
     #[test]
     fn how_the_bytes_are_split_changes_nothing() {
         let mut stream = PREFACE.to_vec();
-        for _ in 0..2_000 {
+        for _ in 0..1_000 {
             stream.extend(frame(PING, 0, 8));
         }
         for size in [1, 2, 7, 9, 16, 17, 1_000] {
             let now = Instant::now();
             let mut meter = Meter::new(STREAMS, now);
             for bytes in stream.chunks(size) {
-                meter.read(bytes, || now).unwrap();
+                meter.read_all(bytes, || now).unwrap();
             }
-            let last = meter.read(&frame(PING, 0, 8), || now);
+            let last = meter.read_all(&frame(PING, 0, 8), || now);
             assert_eq!(last, Err(Flood::Overhead), "in pieces of {size}");
         }
     }
@@ -333,18 +385,50 @@ mod tests {
         let (mut meter, now) = meter();
         assert_eq!(meter.unfinished(), None);
         let block = frame(HEADERS, 0, 3);
-        meter.read(&block[..4], || now).unwrap();
+        meter.read_all(&block[..4], || now).unwrap();
         assert_eq!(meter.unfinished(), Some(0));
-        meter.read(&block[4..], || now).unwrap();
+        meter.read_all(&block[4..], || now).unwrap();
         assert_eq!(meter.unfinished(), Some(0), "its block has not ended");
         meter
-            .read(&frame(CONTINUATION, END_HEADERS, 1), || now)
+            .read_all(&frame(CONTINUATION, END_HEADERS, 1), || now)
             .unwrap();
         assert_eq!(meter.unfinished(), None);
-        meter.read(&frame(PING, 0, 8)[..12], || now).unwrap();
+        meter.read_all(&frame(PING, 0, 8)[..12], || now).unwrap();
         assert_eq!(meter.unfinished(), Some(2));
-        meter.read(&[0; 5], || now).unwrap();
-        meter.read(&frame(DATA, 0, 100)[..50], || now).unwrap();
+        meter.read_all(&[0; 5], || now).unwrap();
+        meter.read_all(&frame(DATA, 0, 100)[..50], || now).unwrap();
         assert_eq!(meter.unfinished(), None, "whoever reads a body watches it");
+    }
+
+    #[test]
+    fn a_turn_ends_with_a_frame() {
+        let (mut meter, now) = meter();
+        let none = Unserved::default();
+        let ping = frame(PING, 0, 8);
+        let mut stream = ping.repeat(100);
+        let mut turn = TurnLeft::WHOLE;
+        let taken = meter.read(&stream, &mut turn, &none, || now).unwrap();
+        assert_eq!((taken, turn.is_over()), (64 * ping.len(), true));
+        assert_eq!(
+            meter.read(&stream[taken..], &mut turn, &none, || now),
+            Ok(0)
+        );
+        let mut turn = TurnLeft::WHOLE;
+        let rest = meter
+            .read(&stream[taken..], &mut turn, &none, || now)
+            .unwrap();
+        assert_eq!((taken + rest, turn.is_over()), (stream.len(), false));
+
+        stream = frame(HEADERS, END_HEADERS, 10_000);
+        stream.extend(frame(DATA, 0, 5));
+        for size in [1, 1_000, 20_000] {
+            let mut turn = TurnLeft(40);
+            let mut taken = 0;
+            for bytes in stream.chunks(size) {
+                taken += meter.read(bytes, &mut turn, &none, || now).unwrap();
+            }
+            assert_eq!(taken, HEAD_BYTES + 10_000, "in pieces of {size}");
+            meter.read_all(&frame(DATA, 0, 5), || now).unwrap();
+        }
     }
 }

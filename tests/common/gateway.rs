@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -331,6 +331,17 @@ impl Gateway {
         self.status_field("VmHWM:")
     }
 
+    /// The CPU time that it has used so far, to the hundredth of a second.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name of the program, in brackets, may have spaces: utime and stime are the 12th and
+        // 13th field after it (proc_pid_stat(5)), in hundredths of a second.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let times = fields.split(' ').skip(11).take(2);
+        let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     fn status_field(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
@@ -358,9 +369,11 @@ fn encoded(key: &str) -> String {
         .collect()
 }
 
-/// The binary under test.
+/// The binary under test: the one that was built with the tests, or, to measure a release with them,
+/// the one that `FENCEGATE_BIN` names.
 pub(crate) fn binary() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_fencegate"))
+    let named = std::env::var_os("FENCEGATE_BIN");
+    Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_fencegate").into()))
 }
 
 /// Runs the binary to its end.

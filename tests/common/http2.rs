@@ -193,6 +193,11 @@ impl Http2 {
         stream
     }
 
+    /// The number of the next stream, which stays free.
+    pub(crate) fn next_stream(&self) -> u32 {
+        self.next
+    }
+
     /// Begins a request with these fields, as they are.
     pub(crate) fn headers<N: AsRef<[u8]>, V: AsRef<[u8]>>(
         &mut self,

@@ -40,4 +40,4 @@ pub(crate) use http::{Connection, Ended, Request, Response, send_raw};
 pub(crate) use recorder::{Broken, Exchange, Next, Recorder};
 pub(crate) use stage::Stage;
 pub(crate) use storm::{Dice, Storm, weather};
-pub(crate) use wait::{Gate, PATIENCE, eventually};
+pub(crate) use wait::{Gate, PATIENCE, eventually, yield_to_all};

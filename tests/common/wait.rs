@@ -56,3 +56,10 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Gives this thread, and those that it starts, the lowest priority: whoever else wants the CPU has
+/// it.
+pub(crate) fn yield_to_all() {
+    let this = rustix::thread::gettid();
+    rustix::process::setpriority_process(Some(this), 19).unwrap();
+}
