@@ -15,6 +15,7 @@ from .upstream import nginx_user_line
 CONFIGS = REPOSITORY / "benches/peers"
 TOOLS = REPOSITORY / "target/bench-tools"
 
+READY_SECONDS = 120.0
 SECURE_BIND = "bind 127.0.0.1:SECUREPORT backlog 4096 ssl crt DIRECTORY/server.both.pem alpn h2,http/1.1"
 LUA_MODULES = "load_module MODULES/ndk_http_module.so;\nload_module MODULES/ngx_http_lua_module.so;"
 LUA_SETTINGS = "lua_shared_dict marks 256m;"
@@ -234,7 +235,8 @@ class Peer(PinnedProcess):
 
     def wait_until_ready(self) -> None:
         if self.name == "fencegate":
-            self.wait_for(lambda: "ready" in self.log.read_text(errors="replace"), "the ready line")
+            # Its first start with a route makes the route's namespace durable, one after the other.
+            self.wait_for(lambda: "ready" in self.log.read_text(errors="replace"), "the ready line", READY_SECONDS)
         self.wait_for(lambda: accepts_connections(self.port), "the listening socket")
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Iterable, Iterator, TypeVar
 
-from .load import TOKEN, LoadResult, Workload, run_load
+from .load import RESUMING_CLIENTS, TOKEN, LoadResult, Workload, run_load
 from .machine import BenchError, CoreTimes, Cores
 from .peers import ROWS, Peer, Row
 from .process import CpuTime, PinnedProcess, cpu_time_of
@@ -158,7 +158,8 @@ class Turns:
             stolen_share=spent.stolen / result.seconds,
             upstream_connections=connections_after - connections_before - 1,
             refused_share=1 - admitted / result.requests,
-            resumed_share=result.resumed / result.requests,
+            # Each client has nothing to resume at first.
+            resumed_share=min(1.0, (result.resumed + RESUMING_CLIENTS) / result.requests),
         )
 
     def _warm_up(self, row: Row, workload: Workload) -> None:

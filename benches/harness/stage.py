@@ -18,6 +18,7 @@ from .process import PinnedProcess
 from .sockets import free_ports
 
 OPEN_FILES = 65536
+MOST_OF_A_REASON = 300
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 
 
@@ -119,7 +120,7 @@ class Stage:
                     peer = stack.enter_context(Peer(name, site))
                     peer.wait_until_ready()
                 except (PeerMissing, BenchError) as error:
-                    self.skipped[name] = str(error)
+                    self.skipped[name] = " ".join(str(error).split())[:MOST_OF_A_REASON]
                     continue
                 peers[name] = peer
             yield peers
