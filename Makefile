@@ -49,12 +49,13 @@ soak:
 # What a request costs next to nginx, HAProxy and a raw relay, and what bodies and TLS cost; locks next to
 # etcd's and Redis's. BENCH="--rounds 9 --only nginx,fencegate" passes options on, BENCH_LOCKS those of benches/locks.py.
 bench:
-	cargo build --release --locked --bin fencegate --example lock_load
+	cargo build --release --locked --bin fencegate --example lock_load --example store_bench --example advance_load
 	sh benches/setup.sh
 	python3 benches/side_by_side.py $(BENCH)
 	python3 benches/bodies.py $(BENCH)
 	python3 benches/secure.py $(BENCH)
 	python3 benches/locks.py $(BENCH_LOCKS)
+	python3 benches/advances.py $(BENCH_ADVANCES)
 
 # A release that was built twice, the second time by what the first one counted under load:
 # target/pgo/fencegate. Compare it by BENCH="--fencegate target/pgo/fencegate".

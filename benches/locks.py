@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from statistics import median
 sys.dont_write_bytecode = True
 
 from harness import report
+from harness.disk import syncs_per_second
 from harness.lock_peers import COMMANDS, LockPeer, LockSample, LockSite, lock_turn
 from harness.lock_story import Resource, lock_directory, stalled_holder
 from harness.machine import REPOSITORY, BenchError, Cores, describe, filesystem_of
@@ -44,19 +44,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--load", type=Path, default=release / "examples/lock_load", metavar="FILE", help="the load")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample here")
     return parser.parse_args()
-
-
-def syncs_per_second(directory: Path, seconds: float = 1.0) -> float:
-    """How often the disk makes 4 KiB durable, over a file that was zeroed: what one client at a time can get at most."""
-    with (directory / "syncs").open("wb", buffering=0) as file:
-        file.write(bytes(4 << 20))
-        os.fsync(file.fileno())
-        began, count = time.monotonic(), 0
-        while (now := time.monotonic()) < began + seconds:
-            os.pwrite(file.fileno(), bytes(4096), count % 1024 * 4096)
-            os.fdatasync(file.fileno())
-            count += 1
-    return count / (now - began)
 
 
 def compare(peers: dict[str, LockPeer], clients: int, options: argparse.Namespace, cores: Cores) -> Samples:
