@@ -50,13 +50,15 @@ soak:
 
 # What requests cost next to nginx, HAProxy, Envoy, Caddy and a raw relay, and locks next to etcd's and Redis's: tables,
 # and JSON and plots in docs/bench. benches/bench.py says at its start how long it takes; the locks take two minutes more.
-# BENCH="--rounds 9 --only nginx,fencegate" passes options on, BENCH_LOCKS those of benches/locks.py.
+# BENCH="--rounds 9 --only nginx,fencegate" passes options on, BENCH_LOCKS and BENCH_ADVANCES those of the other two.
+BENCH_ADVANCES ?= --json docs/bench/advances.json
 BENCH_LOCKS ?= --rounds 3 --seconds 2 --json docs/bench/locks.json
 bench:
-	cargo build --release --locked --bin fencegate --example lock_load
+	cargo build --release --locked --bin fencegate --example lock_load --example store_bench --example advance_load
 	sh benches/setup.sh
 	status=0; python3 benches/bench.py $(BENCH) || status=$$?; \
-	python3 benches/locks.py $(BENCH_LOCKS) || status=$$?; exit $$status
+	python3 benches/locks.py $(BENCH_LOCKS) || status=$$?; \
+	python3 benches/advances.py $(BENCH_ADVANCES) || status=$$?; exit $$status
 
 # Instructions of single steps, counted by valgrind in a release build; prints what changed by more than 5% since
 # benches/micro.json. MICRO=--write makes what it counts the baseline.
