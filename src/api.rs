@@ -3,6 +3,7 @@
 
 mod connection;
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fencegate_filters::key::normalize_host;
 use fencegate_filters::{Key, Reason, Refusal};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
@@ -102,9 +103,13 @@ impl Callers {
     /// it makes resolve to this machine.
     pub(crate) fn check_site(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let forbidden = |detail: &'static str| Refusal::new(Reason::Forbidden, detail);
-        let mut hosts = headers.get_all(header::HOST).iter();
-        let host = hosts.next().and_then(|host| host.to_str().ok());
-        let host = host.filter(|_| hosts.next().is_none());
+        let Some(host) = only(headers, &header::HOST) else {
+            return Err(Refusal::new(
+                Reason::BadRequest,
+                "Send one Host: this API looks at it (RFC 9112, section 3.2).",
+            ));
+        };
+        let host = host.to_str().ok();
         if !host.is_some_and(|host| self.any_host || self.is_own(host)) {
             return Err(forbidden(
                 "This API answers only to localhost, to IP addresses, and to the host it is bound to.",
@@ -141,10 +146,10 @@ impl Callers {
         if self.tokens.is_empty() {
             return Ok(None);
         }
-        let sent = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
-            .unwrap_or_default();
+        let sent = only(headers, &header::AUTHORIZATION)
+            .and_then(|value| value.as_bytes().split_at_checked(b"Bearer ".len()))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "))
+            .map_or(&[][..], |(_, token)| token);
         let hash: [u8; 32] = Sha256::digest(sent).into();
         // All are compared, so that the time tells nothing of which one was near.
         let mut known = subtle::Choice::from(0);
@@ -164,6 +169,12 @@ impl Callers {
             ),
         ))
     }
+}
+
+/// A field that comes once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 /// The key that one segment of a path names.
@@ -195,7 +206,7 @@ pub(crate) async fn blocking<T, E>(
 ) -> Result<T, Refusal>
 where
     T: Send + 'static,
-    E: std::fmt::Display + Send + 'static,
+    E: Display + Send + 'static,
 {
     let unavailable = || {
         Refusal::new(
@@ -246,10 +257,15 @@ pub(crate) fn text(status: StatusCode, kind: &'static str, text: String) -> Resp
 
 /// Reads a call's body; `example` is what it could be.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| {
-        let detail = format!("The body is not as it should be ({error}); send {example}.");
+    let bad = |why: &dyn Display| {
+        let detail = format!("The body is not as it should be ({why}); send {example}.");
         Refusal::new(Reason::BadRequest, detail)
-    })
+    };
+    // A list would be taken for the members in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(bad(&"it is no JSON object"));
+    }
+    serde_json::from_slice(body).map_err(|error| bad(&error))
 }
 
 /// The whole body of a call, within bounds.

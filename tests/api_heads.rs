@@ -89,6 +89,8 @@ fn a_broken_head_is_told_what_is_wrong_with_it() {
             assert_eq!(answer.header("connection"), Some("close"), "{what:?}");
         }
         assert_eq!(send_raw(address, with(target, "")).unwrap().status, 200);
+        let hostless = send_raw(address, format!("GET {target} HTTP/1.0\r\n\r\n")).unwrap();
+        hostless.assert_fenced(400, "bad-request", "without a Host");
     }
 }
 

@@ -144,7 +144,9 @@ fn an_open_address_needs_tokens_and_they_are_asked_for() {
     assert_eq!(call.send(stage.locks()).status, 403);
     let wrong = call.clone().header("Authorization", "Bearer open");
     assert_eq!(wrong.send(stage.locks()).status, 403);
-    let good = call.header("Authorization", "Bearer sesame");
+    let good = call.header("Authorization", "bearer sesame");
+    let twice = good.clone().header("Authorization", "Bearer open");
+    assert_eq!(twice.send(stage.locks()).status, 403, "two of them");
     let by_name = good.host("locks.example");
     assert_eq!(by_name.send(stage.locks()).status, 200);
     let open = Config::new(&stage.recorder.url()).set("locks.address", "0.0.0.0:0");
@@ -168,6 +170,7 @@ fn a_body_that_is_not_json_is_told_so_whatever_is_wrong_with_it() {
         (&b""[..], "nothing"),
         (b"{", "half of it"),
         (b"null", "null"),
+        (br#"["pod-b",1000,0,null]"#, "a list"),
         (br#""text""#, "a string"),
         (
             br#"{"holder":"a","holder":"b","ttl_ms":1000}"#,
@@ -235,7 +238,11 @@ fn a_body_that_is_not_json_is_told_so_whatever_is_wrong_with_it() {
 
 #[test]
 fn odd_names_are_names_and_broken_ones_are_told_so() {
-    let stage = Stage::locking();
+    // Where a key is no path, requests can have any of these.
+    let stage = Stage::with(|config| {
+        let config = config.set("locks.address", "127.0.0.1:0");
+        config.fence("key", "{header.x-key}")
+    });
     let odd = [
         "objects/..",
         "objects/ ",

@@ -49,6 +49,9 @@ pub struct Request {
 pub enum Turn {
     /// The lock is its own, once the lease is durable and fenced: then [`Lock::granted`].
     Granted(Lease),
+    /// It has come before, and that one left before it was told of its lease: as granted, but for
+    /// what has been done of it.
+    Resumed(Lease),
     /// It has come before, and this is what it got; it is to be made sure of as the first was.
     Again(Lease),
     /// It has come before, and that one is being given the lease: to be asked again once it is
@@ -205,7 +208,7 @@ impl<W: Clone> Lock<W> {
     fn take_over(&mut self, mut lease: Lease) -> Turn {
         lease.term = Term::Granting;
         self.lease = Some(lease.clone());
-        Turn::Granted(lease)
+        Turn::Resumed(lease)
     }
 
     fn grant(&mut self, request: &Request, mark: Option<Token>) -> Turn {

@@ -14,12 +14,13 @@ use super::service::Locks;
 const MOST_OVERTAKEN: usize = 16;
 
 impl Locks {
-    /// Makes a lease durable and fences it; its time begins. `again`: it has been given before.
+    /// Makes a lease durable and fences it; its time begins. `new`: nobody has tried to before, so
+    /// that its token can't be the mark yet.
     pub(super) async fn give(
         &self,
         used: &Used,
         mut lease: Lease,
-        again: bool,
+        mut new: bool,
         drain: Drain,
     ) -> Result<(Lease, Grant), Refusal> {
         let mut giving = Giving {
@@ -29,13 +30,13 @@ impl Locks {
         };
         let mut overtaken = 0;
         loop {
-            let fenced = self.fence_by(&used.key, lease.token, again, drain);
+            let fenced = self.fence_by(&used.key, lease.token, new, drain);
             let (kept, fenced) = tokio::join!(used.keep(), fenced);
             let Err(refusal) = fenced.and_then(|()| kept.map_err(|_| unkept())) else {
                 break;
             };
             let stale = refusal.reason == Reason::StaleToken;
-            if stale && !again && overtaken < MOST_OVERTAKEN {
+            if stale && !lease.told && overtaken < MOST_OVERTAKEN {
                 overtaken += 1;
                 // Its turn is not over because somebody came with a token from elsewhere.
                 if let Ok(mark) = self.fence.mark(&used.key).await {
@@ -44,6 +45,7 @@ impl Locks {
                         Ok(Some(newer)) => {
                             giving.token = newer.token;
                             lease = newer;
+                            new = true;
                             continue;
                         }
                         Ok(None) => {}
@@ -55,7 +57,7 @@ impl Locks {
             giving.given = true;
             used.burn(lease.token);
             return Err(match stale {
-                true if again => lost(&used.key, Some(lease.token)),
+                true if lease.told => lost(&used.key, Some(lease.token)),
                 true => busy(&used.key, "Newer tokens keep coming from elsewhere."),
                 false => refusal,
             });
@@ -81,7 +83,7 @@ impl Locks {
         &self,
         key: &Key,
         token: Token,
-        again: bool,
+        new: bool,
         drain: Drain,
     ) -> Result<(), Refusal> {
         if !self.fence_on_grant || fault::planted(Fault::GrantUndrained) {
@@ -90,10 +92,10 @@ impl Locks {
         let mut claim = Claim::write(key.clone(), token);
         claim.drain = drain;
         let admit = self.fence.admit(claim);
-        let admit = match again {
-            true => admit,
+        let admit = match new {
             // A token that somebody has come with meanwhile is not to be another's as well.
-            false => admit.advancing(),
+            true => admit.advancing(),
+            false => admit,
         };
         // Nothing is to be sent: once admitted it holds nobody.
         admit.await.map(drop)

@@ -139,9 +139,11 @@ impl Locks {
             };
             let expires = match turn {
                 Turn::Granted(lease) => {
+                    return self.give(&place.used, lease, true, drain).await;
+                }
+                Turn::Resumed(lease) | Turn::Again(lease) => {
                     return self.give(&place.used, lease, false, drain).await;
                 }
-                Turn::Again(lease) => return self.give(&place.used, lease, true, drain).await,
                 Turn::Coming => {
                     coming = true;
                     None

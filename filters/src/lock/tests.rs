@@ -136,7 +136,7 @@ fn a_grant_that_failed_may_be_asked_for_again_and_one_that_was_told_lasts() {
     let (mut lock, now) = (L::default(), Instant::now());
     let request = named(1, "a", "x");
     let granted = |turn| match turn {
-        Turn::Granted(lease) | Turn::Again(lease) => lease.token,
+        Turn::Granted(lease) | Turn::Resumed(lease) | Turn::Again(lease) => lease.token,
         other => panic!("{other:?}"),
     };
     let first = granted(lock.acquire(&request, None, now, None, MOST));

@@ -68,7 +68,7 @@ proptest! {
                             }
                         }
                         Turn::Busy => prop_assert!(order.len() >= MOST),
-                        Turn::Again(_) | Turn::Coming | Turn::Lost | Turn::Exhausted => prop_assert!(false),
+                        Turn::Again(_) | Turn::Resumed(_) | Turn::Coming | Turn::Lost | Turn::Exhausted => prop_assert!(false),
                     }
                 }
                 Step::Granted => drop(newest.map(|token| lock.granted(token, now))),
