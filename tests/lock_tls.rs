@@ -85,9 +85,11 @@ fn locks_over_tls_ask_for_the_tokens_all_the_same() {
     let refused = lock(&stage, &["--ca", ca]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("403"), "{}", said(&refused));
-    // One who speaks no TLS gets nothing, and holds nobody up.
+    // One who speaks no TLS is told so and gets nothing else.
     let plain = Request::get("/v1/locks").host("localhost");
-    assert!(plain.try_send(stage.gateway.locks()).is_err());
+    let plain = plain.header("Authorization", "Bearer sesame");
+    let refused = plain.send(stage.gateway.locks());
+    refused.assert_fenced(400, "bad-request", "no TLS");
 }
 
 #[test]
