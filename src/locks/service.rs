@@ -421,6 +421,21 @@ impl Locks {
         Ok(issued)
     }
 
+    /// Whether somebody has a lease on `key`, or asks for one. Reads the disk.
+    pub(crate) fn has_lease(&self, key: &Key) -> Result<bool, StoreError> {
+        if lock(&self.slots).contains_key(key) {
+            return Ok(true);
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let reply = Reply::new(move |found| drop(sender.send(found)));
+        self.store.read(&kept::key_of(key), reply);
+        let dropped = StoreError::Unavailable("the store dropped the call".into());
+        let record = receiver.recv().unwrap_or(Err(dropped))?;
+        // One of before that nobody has used since lasts for its whole time from the start on.
+        let found = kept::lock::<Waker>(record.as_ref(), self.since);
+        Ok(found.held(now(), None).is_some())
+    }
+
     /// How many locks are held, as far as anybody has used them since the start.
     pub(crate) fn held(&self) -> usize {
         let now = now();

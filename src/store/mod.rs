@@ -11,10 +11,12 @@
 //! | `stepped` | the same work without threads, for the simulation |
 //! | `table`, `index` | marks in memory, and on disk |
 //! | `opening`, `engine` | what is found at open, and the running store |
+//! | `ages`, `forget` | the uptime, floors, and marks that are forgotten |
 //! | `files`, `rules`, `lock` | the small files of the directory |
 //! | `disk` | the seam to the file system |
 //! | `tools` | verify, export, import, stats |
 
+mod ages;
 mod committer;
 mod disk;
 #[cfg(feature = "fuzzing")]
@@ -24,6 +26,7 @@ mod engine;
 mod error;
 mod files;
 mod flusher;
+mod forget;
 mod frame;
 mod index;
 mod lock;
@@ -59,12 +62,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, LockResult, PoisonError};
 use std::time::{Duration, Instant};
 
-use fencegate_filters::Key;
 use fencegate_filters::store::{Raise, Record, Reply, Store, StoreError};
+use fencegate_filters::{Key, Token};
 
 use self::disk::{Directory, create_dir_durably};
 use self::engine::Engine;
 pub use self::error::OpenError;
+pub use self::forget::IdleKeys;
 use self::index::{FjallIndex, INDEX, Index, IndexError};
 use self::lock::Lock;
 pub use self::medium::volatile_medium;
@@ -250,6 +254,10 @@ impl Store for EmbeddedStore {
         limit: usize,
     ) -> Result<Vec<(Key, Record)>, StoreError> {
         self.engine.list(prefix, after, limit)
+    }
+
+    fn floor(&self, namespace: &str) -> Option<Token> {
+        self.engine.shared.ages.floor(namespace)
     }
 
     /// Exact. Reads the disk only for keys that were committed without having been read before.

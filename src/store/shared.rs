@@ -9,6 +9,7 @@ use fencegate_filters::Key;
 use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::store::{Raise, Record, Reply, StoreError};
 
+use super::ages::Ages;
 use super::disk::Disk;
 use super::files::{Checkpoint, StoreId};
 use super::index::Index;
@@ -54,9 +55,22 @@ pub(super) struct Memory {
     pub(super) wants_spare: bool,
     /// The index found no room the last time.
     pub(super) no_space: bool,
+    /// The committer is putting the marks of a frame here, and has not done so with all of them.
+    pub(super) half_frame: bool,
+    /// The active table is to be moved into the index although it is not full.
+    pub(super) wants_flush: bool,
+    /// Marks that are to be taken out of the index.
+    pub(super) forget: VecDeque<Forget>,
     pub(super) stop: bool,
     #[cfg(test)]
     pub(super) hooks: Hooks,
+}
+
+/// Keys that are to have no mark any more, where nothing speaks against it; answered with their
+/// number.
+pub(super) struct Forget {
+    pub(super) keys: Vec<Key>,
+    pub(super) reply: Reply<u64>,
 }
 
 /// Lets a test run a thread of the store step by step.
@@ -97,6 +111,7 @@ pub(super) struct Shared {
     pub(super) index: Arc<dyn Index>,
     pub(super) segments: Arc<Mutex<Segments>>,
     pub(super) tuning: Tuning,
+    pub(super) ages: Ages,
     pub(super) checkpoint: Mutex<Checkpoint>,
     pub(super) commits: Mutex<CommitQueue>,
     pub(super) commits_wait: Condvar,
@@ -132,6 +147,7 @@ impl Shared {
             index,
             segments,
             tuning,
+            ages: Ages::new(super::now()),
             checkpoint: Mutex::new(checkpoint),
             commits: Mutex::default(),
             commits_wait: Condvar::new(),
@@ -177,7 +193,7 @@ impl Shared {
         // Whoever waits has to look again. Each lock is taken once in between, so that nobody is
         // about to wait who has not seen the failure. What is queued is answered here: the thread
         // that would may be the one that failed.
-        drop(lock_mutex(&self.memory));
+        let forget = std::mem::take(&mut lock_mutex(&self.memory).forget);
         self.room_wait.notify_all();
         self.flusher_wait.notify_all();
         let mut commits = VecDeque::new();
@@ -192,6 +208,9 @@ impl Shared {
             reply.send(Err(error.clone()));
         }
         for Asked { reply, .. } in reads {
+            reply.send(Err(error.clone()));
+        }
+        for Forget { reply, .. } in forget {
             reply.send(Err(error.clone()));
         }
         error
@@ -274,6 +293,7 @@ impl Shared {
             let generation = lock_mutex(&self.memory).tables.generation;
             let found = self.index.get(key.as_str());
             let found = found.map_err(|error| self.fail(&error.to_string()))?;
+            let found = found.map(|kept| kept.record);
             let mut memory = lock_mutex(&self.memory);
             if let Ok(record) = memory.tables.resolve(key, found, generation) {
                 return Ok(record);

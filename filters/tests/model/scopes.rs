@@ -120,6 +120,21 @@ fn lane_held(name: &'static str, draining: bool, requests: u8) -> Scope {
     scope
 }
 
+/// Marks that are forgotten, and records that come late, in the midst of it all.
+fn lane_forgets(name: &'static str, requests: u8, forgets: u8, resets: u8) -> Scope {
+    let mut wanted = one_key();
+    wanted.push(Wanted::write(2, &[1]));
+    wanted.push(Wanted::read(2, &[0]));
+    let mut scope = Scope::new(name, requests, wanted);
+    scope.marks = [Some((1, false)), None];
+    scope.left.forgets = forgets;
+    scope.left.touches = 1;
+    scope.left.resets = resets;
+    scope.left.crashes = 1;
+    scope.left.slow_reads = 1;
+    scope
+}
+
 /// The same without making states equal that differ in numbers: what that could hide shows here.
 fn as_numbered(mut scope: Scope) -> Scope {
     scope.renumbers = false;
@@ -136,6 +151,7 @@ pub(crate) fn quick() -> Vec<Scope> {
         lane_bound("lane: bound holders, 2 requests", 2),
         lane_short_queue("lane: a queue for one, 3 requests", 3),
         lane_reset("lane: a reset, 2 requests", 2, 1),
+        lane_forgets("lane: marks are forgotten, 2 requests", 2, 1, 0),
         lane_held("lane: held after a crash, 2 requests", false, 2),
         lane_held(
             "lane: held after a crash while draining, 2 requests",
@@ -154,6 +170,12 @@ pub(crate) fn ci() -> Vec<Scope> {
         lane_two_keys("lane: 2 keys told in turn, copies, 3 requests", 3),
         lane_one_key("lane: 1 key, reads, 4 requests", 4),
         lane_reset("lane: resets, 3 requests", 3, 2),
+        lane_forgets(
+            "lane: marks are forgotten twice, a reset, 3 requests",
+            3,
+            2,
+            1,
+        ),
         lane_held("lane: held after a crash, 3 requests", false, 3),
         lane_held(
             "lane: held after a crash while draining, 3 requests",
@@ -217,6 +239,11 @@ pub(crate) fn faults() -> Vec<(Fault, &'static str, Scope)> {
             with(|scope| scope.left.failed_commits = 1),
         ),
         (Fault::ForgetMarks, "G1", crash()),
+        (
+            Fault::FloorUnheard,
+            "G1",
+            with(|scope| scope.left.forgets = 1),
+        ),
         (Fault::NoCrashHold, "G2", crash()),
         (Fault::NoDrainingHold, "G2", crash()),
         (Fault::ReleaseOnLeave, "G2", scope()),

@@ -7,6 +7,7 @@
 
 mod damage;
 mod exhaust;
+mod forgetting;
 mod refusals;
 
 use std::collections::BTreeMap;
@@ -85,7 +86,9 @@ fn rest(engine: &Engine) {
         };
         let memory = lock_mutex(&shared.memory);
         let tables = &memory.tables;
-        let work = tables.frozen.is_some() || memory.wants_spare || tables.has_unresolved();
+        let asked = memory.wants_flush || !memory.forget.is_empty();
+        let work =
+            asked || tables.frozen.is_some() || memory.wants_spare || tables.has_unresolved();
         committer && !work && memory.hooks.rests
     };
     let begin = std::time::Instant::now();
