@@ -1,6 +1,6 @@
 # Everything runs on loopback and cleans up after itself.
 
-.PHONY: build test setup lint model bench micro pgo faults fuzz shuttle smuggling soak
+.PHONY: build test setup lint model bench micro floods pgo faults fuzz shuttle smuggling soak
 
 build:
 	cargo build --release
@@ -65,6 +65,11 @@ bench:
 micro:
 	cargo build --release --locked --example micro
 	python3 benches/micro.py $(MICRO)
+
+# What floods over HTTP/2 cost another client of a release build, for a minute: a measurement, which fails nothing.
+floods:
+	cargo build --release --locked
+	FENCEGATE_BIN=$(CURDIR)/target/release/fencegate cargo test --test http2_floods -- --ignored --nocapture what_a_flood
 
 # A release that was built twice, the second time by what the first one counted under load:
 # target/pgo/fencegate. Compare it by BENCH="--fencegate target/pgo/fencegate".
