@@ -62,6 +62,7 @@ mod proxying;
 mod real_servers;
 mod reload;
 mod responses;
+mod resting;
 mod routes;
 mod signed;
 mod storms;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::resting::wait_resting;
 use crate::common::tls::{Authority, Issued, connect};
 use crate::common::{
     Config, Connection, Ended, Recorder, Request, Response, Signal, Stage, eventually, http2, run,
@@ -59,6 +60,21 @@ fn a_request_over_tls_is_fenced_and_told_upstream_as_https() {
         Some("http"),
         "without TLS"
     );
+}
+
+#[test]
+fn a_session_goes_on_after_a_rest() {
+    let authority = Authority::new();
+    let stage = secured(authority.listener(&authority.issue(|_| {})), |config| {
+        config
+    });
+    let client = Arc::new(authority.trust());
+    let (mut connection, _) = connect(https(&stage), &client).unwrap();
+    for token in 34..37 {
+        wait_resting(&stage, 1.0);
+        connection.send(Request::put("/objects/42").token(token).whole());
+        connection.response().assert_ok("after a rest");
+    }
 }
 
 #[test]
