@@ -104,6 +104,8 @@ pub enum Fault {
     UnreadBlocks,
     /// All that an HTTP/2 client has sent is handled before anybody else has a turn.
     EndlessTurns,
+    /// All requests that an HTTP/2 client has made are begun as they come.
+    UnpacedRequests,
     /// A request whose frames an upstream has got is sent once more.
     ResendAfterFrames,
     /// Whoever waits in a lane is not woken when it is released.
@@ -173,6 +175,7 @@ impl Fault {
         (Self::UncountedFrames, "uncounted-frames"),
         (Self::UnreadBlocks, "unread-blocks"),
         (Self::EndlessTurns, "endless-turns"),
+        (Self::UnpacedRequests, "unpaced-requests"),
         (Self::ResendAfterFrames, "resend-after-frames"),
         (Self::DropWake, "drop-wake"),
         (Self::LoseReplies, "lose-replies"),
