@@ -35,6 +35,8 @@ pub enum Fault {
     ResendAfterBytes,
     /// A request that broke on one address of its upstream after it was sent goes to the next one.
     MoveAfterBytes,
+    /// An address of an upstream to which no connection came about keeps its turns.
+    UseEjected,
     /// Of a header that comes on several lines only the first is read.
     FirstLineOnly,
     /// The key is made of another path than the one that is forwarded.
@@ -141,6 +143,7 @@ impl Fault {
         (Self::UnknownStatusCompletes, "unknown-status-completes"),
         (Self::ResendAfterBytes, "resend-after-bytes"),
         (Self::MoveAfterBytes, "move-after-bytes"),
+        (Self::UseEjected, "use-ejected"),
         (Self::FirstLineOnly, "first-line-only"),
         (Self::KeyOfAnotherPath, "key-of-another-path"),
         (Self::CacheDecides, "cache-decides"),
