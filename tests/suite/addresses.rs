@@ -80,6 +80,31 @@ fn an_address_that_refuses_is_left_alone_and_tried_again() {
     recorder.history().assert_ordered();
 }
 
+/// It is told apart from one that is tried in vain by being there again: whoever has it chosen while
+/// it is ejected reaches it.
+#[test]
+fn an_ejected_address_is_not_chosen_before_its_time_although_it_is_back() {
+    let recorder = Recorder::start();
+    let second = Door::opened(&recorder);
+    for _ in 0..20 {
+        let mut first = Door::shut(&recorder);
+        let gateway = before(&[&first, &second]);
+        let begin = Instant::now();
+        write(1).send(gateway.http).assert_ok("by the second");
+        assert!(!healthy(&gateway, &first.url()), "it has had its turn");
+        first.open();
+        for token in 2..=5 {
+            write(token).send(gateway.http).assert_ok("a write");
+        }
+        // Where it took longer its time may have been over: that tells of the machine.
+        if begin.elapsed() < Duration::from_secs(1) {
+            assert_eq!(first.count(), 0, "it was left alone");
+            return;
+        }
+    }
+    panic!("a handful of requests never took less than a second");
+}
+
 #[test]
 fn a_write_on_an_address_that_dies_is_unknown_and_is_not_sent_to_another() {
     let recorder = Recorder::start();

@@ -275,17 +275,18 @@ fn what_a_flood_costs_a_good_client() {
     let address = stage.http();
     let only = std::env::var("FLOOD").unwrap_or_default();
     println!(
-        "| flood | p50, ms | p99, ms | p50 before it, ms | p99 before it, ms | connections a second | CPU of the gateway |"
+        "| flood | p50, ms | p99, ms | p50 before it, ms | p99 before it, ms | connections a second | CPU of the gateway | KiB more |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for flood in floods() {
         if !flood.name.contains(&only) {
             continue;
         }
         let quiet = times_for(address, QUIET);
+        let before = stage.gateway.resident_kib();
         let (over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
         let cpu = stage.gateway.cpu();
-        let (during, used) = std::thread::scope(|scope| {
+        let (during, used, grown) = std::thread::scope(|scope| {
             for _ in 0..FLOODERS {
                 scope.spawn(|| {
                     // What is measured is the gateway, not who gets the CPU.
@@ -298,13 +299,14 @@ fn what_a_flood_costs_a_good_client() {
             }
             let during = times_for(address, FLOODED);
             let used = stage.gateway.cpu() - cpu;
+            let grown = stage.gateway.resident_kib().saturating_sub(before);
             over.store(true, Ordering::SeqCst);
-            (during, used)
+            (during, used, grown)
         });
         let seconds = FLOODED.as_secs_f64();
         let count = count.load(Ordering::SeqCst);
         println!(
-            "| {} | {} | {} | {} | {} | {:.0} | {:.0}% |",
+            "| {} | {} | {} | {} | {} | {:.0} | {:.0}% | {grown} |",
             flood.name,
             ms(during.0),
             ms(during.1),
