@@ -882,6 +882,14 @@ routes:
         );
     }
     assert!(lines(&laughs)[0].ends_with("the file has more than 20000 values"));
+    // What is really written may be as much as the file holds.
+    let mut routes = LEAST.to_owned();
+    for n in 0..10_000 {
+        routes += &format!(
+            "  - {{ name: r{n}, path: \"/r{n}/{{id}}\", upstream: store, fence: {{ require: all, key: \"r{n}/{{id}}\" }} }}\n"
+        );
+    }
+    assert_eq!(good(&routes).routes.len(), 10_001);
     assert!(lines("a: &a [*a]")[0].contains("alias refers to a value that it is part of"));
     assert!(lines(&"[".repeat(100))[0].contains("nested more than 32 deep"));
     assert!(lines(&with("<<: {}\n"))[0].ends_with("merge keys are not supported"));
@@ -902,9 +910,9 @@ fn a_file_that_can_not_be_read_is_a_problem() {
         problems.contains("config.yaml:2:5: the file is not UTF-8"),
         "{problems}"
     );
-    fs::write(&file, vec![b'#'; 2 << 20]).unwrap();
+    fs::write(&file, vec![b'#'; 9 << 20]).unwrap();
     let problems = Config::load(&file).unwrap_err().to_string();
-    assert!(problems.contains("larger than 1MiB"), "{problems}");
+    assert!(problems.contains("larger than 8MiB"), "{problems}");
     fs::write(&file, format!("\u{feff}{LEAST}")).unwrap();
     Config::load(&file).unwrap();
 }
