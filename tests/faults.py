@@ -31,7 +31,7 @@ def main() -> int:
     for features in sorted({row["features"] for row in rows}):
         names = {row["binary"] for row in rows if row["features"] == features}
         binaries |= {(features, name): path for name, path in build(features, names).items()}
-    with ThreadPoolExecutor(max_workers=int(os.environ.get("FAULT_JOBS", "6"))) as pool:
+    with ThreadPoolExecutor(max_workers=int(os.environ.get("FAULT_JOBS", "8"))) as pool:
         runs = {}
         for row in rows:
             binary = binaries[row["features"], row["binary"]]
