@@ -1,8 +1,8 @@
 //! More addresses of one resource, which can be shut and opened while it goes on.
 
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::recorder::Recorder;
@@ -12,12 +12,10 @@ pub(crate) struct Door {
     recorder: Recorder,
     address: SocketAddr,
     _reserved: socket2::Socket,
-    accepted: Arc<Mutex<Vec<Accepted>>>,
+    /// Its connections, by their numbers.
+    accepted: Arc<Mutex<Vec<u64>>>,
     open: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
-
-/// A connection by its number.
-type Accepted = (u64, Weak<TcpStream>);
 
 impl Door {
     /// An address at which nobody listens yet.
@@ -57,11 +55,9 @@ impl Door {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                let stream = Arc::new(stream);
-                let weak = Arc::downgrade(&stream);
                 // Known before anything of it is logged.
                 let mut accepted = accepted.lock().unwrap();
-                accepted.push((recorder.serve(stream), weak));
+                accepted.push(recorder.serve(Arc::new(stream)));
             }
         });
         self.open = Some((stopped, thread));
@@ -79,10 +75,8 @@ impl Door {
     /// Takes no more connections, and breaks those that there are.
     pub(crate) fn close(&mut self) {
         self.refuse();
-        for (_, stream) in &*self.accepted.lock().unwrap() {
-            if let Some(stream) = stream.upgrade() {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+        for connection in &*self.accepted.lock().unwrap() {
+            self.recorder.break_off(*connection);
         }
     }
 
@@ -90,7 +84,7 @@ impl Door {
     pub(crate) fn count(&self) -> usize {
         let history = self.recorder.history();
         let accepted = self.accepted.lock().unwrap();
-        let ours = |connection| accepted.iter().any(|(id, _)| *id == connection);
+        let ours = |connection| accepted.contains(&connection);
         let writes = history.0.iter();
         writes.filter(|write| ours(write.connection)).count()
     }

@@ -151,6 +151,14 @@ impl Recorder {
     }
 
     /// Serves a connection, and returns its number.
+    /// Breaks a connection that was taken by [`Self::serve`].
+    pub(super) fn break_off(&self, connection: u64) {
+        let stream = self.shared.streams.lock().unwrap().remove(&connection);
+        if let Some(stream) = stream {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     pub(super) fn serve(&self, stream: Arc<TcpStream>) -> u64 {
         serve(&self.shared, stream)
     }
@@ -358,7 +366,8 @@ impl Served {
         }
         // What came before a reset can be read after it. A resource that a busy machine made so late does not begin: how long it
         // may go on is what `settle` bounds, and not how late it may start.
-        if !matches!(self.stream.take_error(), Ok(None)) {
+        let broken = !self.shared.streams.lock().unwrap().contains_key(&self.id);
+        if broken || !matches!(self.stream.take_error(), Ok(None)) {
             return Err(Broken);
         }
         let began = self.shared.log.lock().unwrap().event();
