@@ -27,6 +27,8 @@ pub(crate) struct All {
     pub(crate) answered: u64,
     pub(crate) good: u64,
     pub(crate) crashes: u64,
+    /// In how many of them marks were forgotten.
+    pub(crate) forgot: u64,
     pub(crate) wrong: Vec<(u64, String)>,
 }
 
@@ -35,7 +37,7 @@ impl fmt::Display for All {
         write!(
             f,
             "{} seeds up to {}: {:.2} h simulated, {} requests at the resource, {} answers, {} of them good, \
-             {} ends of the gateway, {} seeds wrong",
+             {} ends of the gateway, marks forgotten in {} of the seeds, {} seeds wrong",
             self.seeds,
             self.last,
             self.simulated.as_secs_f64() / 3600.0,
@@ -43,6 +45,7 @@ impl fmt::Display for All {
             self.answered,
             self.good,
             self.crashes,
+            self.forgot,
             self.wrong.len()
         )
     }
@@ -57,6 +60,7 @@ impl All {
         self.answered += ran.answered as u64;
         self.good += ran.good as u64;
         self.crashes += ran.crashes;
+        self.forgot += u64::from(ran.forgot);
         if !ran.wrong.is_empty() {
             println!("seed {seed} is wrong: {}", ran.wrong.join("\n"));
             self.wrong.push((seed, ran.wrong.join("\n")));

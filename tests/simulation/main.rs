@@ -72,7 +72,10 @@ fn seeds() {
         all.good * 5 > all.answered && all.answered > all.seeds * 20,
         "{all}"
     );
-    assert!(all.crashes > all.seeds, "{all}");
+    assert!(
+        all.crashes > all.seeds && all.forgot * 5 > all.seeds,
+        "{all}"
+    );
 }
 
 /// The same seed is the same history, in this process and in another.

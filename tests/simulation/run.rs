@@ -42,6 +42,8 @@ pub(crate) struct Ran {
     pub(crate) good: usize,
     /// How often the gateway's life ended.
     pub(crate) crashes: u64,
+    /// Marks were forgotten.
+    pub(crate) forgot: bool,
 }
 
 /// Runs the simulation of `seed`.
@@ -102,6 +104,8 @@ pub(crate) fn run(seed: u64) -> Ran {
     });
     while !step(&mut sim, &mut nemesis) {}
     let simulated = sim.elapsed();
+    let gateway = world.life(|life| life.gateway.upgrade());
+    let forgot = gateway.is_some_and(|gateway| gateway::floor(&gateway) > 0);
     drop(sim);
     SIMULATES.set(false);
     let mut wrong = world.verdict();
@@ -117,5 +121,6 @@ pub(crate) fn run(seed: u64) -> Ran {
         answered: finished.answered,
         good: finished.good,
         crashes: nemesis.ends,
+        forgot,
     }
 }
