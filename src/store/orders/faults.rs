@@ -25,8 +25,3 @@ fn drop_notify() {
 fn ignore_sync_result() {
     notices(Fault::IgnoreSyncResult, a_sync_fails);
 }
-
-#[test]
-fn floor_late() {
-    notices(Fault::FloorLate, marks_are_forgotten);
-}

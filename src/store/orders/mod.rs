@@ -310,7 +310,11 @@ fn marks_are_forgotten_meanwhile(floor_before: bool) {
                 world.commit(&["n/a"], counter).unwrap();
             }
         }),
-        world.spawn(|world| (0..2).for_each(|_| drop(world.read("n/a").unwrap()))),
+        world.spawn(|world| {
+            for _ in 0..2 {
+                world.read("n/a").unwrap();
+            }
+        }),
         world.spawn(|world| (0..3).for_each(|_| forget(world))),
     ];
     if !floor_before {
@@ -337,6 +341,20 @@ fn marks_that_are_forgotten_while_callers_come() {
 #[test]
 fn marks_that_are_forgotten_below_a_floor_while_callers_come() {
     explore(|| marks_are_forgotten_meanwhile(true));
+}
+
+fn the_power_fails_while_one_is_forgotten() {
+    let world = World::new();
+    world.commit(&["n/a"], 1).unwrap();
+    let threads = vec![world.spawn(World::crash), world.spawn(forget)];
+    join(threads);
+    assert_eq!(world.engine().len(), 0);
+    world.finish();
+}
+
+#[test]
+fn a_loss_of_power_while_a_mark_is_forgotten() {
+    explore(the_power_fails_while_one_is_forgotten);
 }
 
 fn memory_is_full() {
