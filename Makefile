@@ -15,7 +15,8 @@ test: setup
 	RUST_TEST_THREADS=8 cargo test --workspace --no-fail-fast
 	-python3 benches/micro.py --build debug
 	$(MAKE) smuggling
-	cargo test --features faults,sim --test sweep --test simulation -- --skip faults
+	cargo test --features faults,sim --test suite sweep:: -- --skip faults
+	cargo test --features faults,sim --test simulation -- --skip faults
 	$(MAKE) faults model shuttle fuzz
 
 # Breaks each guarantee on purpose; prints which test notices, level by level.
@@ -69,7 +70,7 @@ micro:
 # What floods over HTTP/2 cost another client of a release build, for a minute: a measurement, which fails nothing.
 floods:
 	cargo build --release --locked
-	FENCEGATE_BIN=$(CURDIR)/target/release/fencegate cargo test --test http2_floods -- --ignored --nocapture what_a_flood
+	FENCEGATE_BIN=$(CURDIR)/target/release/fencegate cargo test --test suite -- --ignored --nocapture what_a_flood
 
 # A release that was built twice, the second time by what the first one counted under load:
 # target/pgo/fencegate. Compare it by BENCH="--fencegate target/pgo/fencegate".

@@ -63,6 +63,8 @@ pub struct Metrics {
     locks_held: Gauge,
     /// Client connections that are open.
     pub connections: Gauge,
+    /// Those of them that have been quiet for a while, and hold no buffers.
+    pub resting: Gauge,
     reloads: Family<ResultLabels, Counter>,
     commits: Histogram,
     batches: Histogram,
@@ -88,6 +90,7 @@ impl Default for Metrics {
             unsettled: Gauge::default(),
             locks_held: Gauge::default(),
             connections: Gauge::default(),
+            resting: Gauge::default(),
             reloads: Family::default(),
             commits: seconds(),
             // From 1 to 65,536 marks.
@@ -156,6 +159,11 @@ impl Default for Metrics {
             "connections",
             "Client connections",
             this.connections.clone(),
+        );
+        registry.register(
+            "connections_resting",
+            "Client connections that have been quiet for a second, and hold no buffers",
+            this.resting.clone(),
         );
         registry.register(
             "config_reloads",

@@ -33,7 +33,8 @@ use crate::net::{Listener, Stream};
 use crate::stop::{Stop, Stopping};
 use crate::tls;
 use crate::wire::{
-    ClientIo, ConnState, FrameIo, LingerLimits, Refuse, Serving, ServingBody, Violation, Watchdog,
+    ClientIo, ConnState, Ended, FrameIo, LingerLimits, Refuse, Serving, ServingBody, Violation,
+    Watchdog,
 };
 
 use self::opening::Client;
@@ -115,11 +116,7 @@ pub async fn accept(listener: Listener, door: Arc<Door>, gateway: Arc<Gateway>, 
         let Some(way) = way else {
             let peer = peer.map(|peer| peer.ip());
             let client = Client::new(peer, Scheme::Http, &settings);
-            let serving = connection(stream, client, settings, service, stop);
-            tokio::spawn(async move {
-                serving.await;
-                drop(counted);
-            });
+            tokio::spawn(connection(stream, client, settings, service, stop, counted));
             continue;
         };
         tokio::spawn(async move {
@@ -127,9 +124,8 @@ pub async fn accept(listener: Listener, door: Arc<Door>, gateway: Arc<Gateway>, 
             let opened = Box::pin(way.open(stream, peer, &settings, &stop)).await;
             drop(way);
             if let Some((stream, client)) = opened {
-                connection(stream, client, settings, service, stop).await;
+                connection(stream, client, settings, service, stop, counted).await;
             }
-            drop(counted);
         });
     }
 }
@@ -158,6 +154,20 @@ impl Counted {
             .is_none_or(|most| before < most);
         fits.then_some(counted)
     }
+
+    /// Counts it among those at rest, until that is dropped.
+    fn rest(&self) -> Resting<'_> {
+        self.0.metrics.resting.inc();
+        Resting(self)
+    }
+}
+
+struct Resting<'a>(&'a Counted);
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.0.metrics.resting.dec();
+    }
 }
 
 impl Drop for Counted {
@@ -174,6 +184,7 @@ async fn connection<S>(
     settings: Arc<Settings>,
     service: S,
     stop: Stopping,
+    counted: Counted,
 ) where
     S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible>
         + Clone
@@ -213,15 +224,73 @@ async fn connection<S>(
     if client.protocol.is_none() {
         io = io.watch_for_preface();
     }
-    let tunnel = TunnelSlot::default();
     let service = ConnService {
         service,
         state: Arc::clone(&state),
-        tunnel: tunnel.clone(),
+        tunnel: TunnelSlot::default(),
         peer: client.peer,
         requests: AtomicU64::new(0),
         most: settings.requests_per_connection,
     };
+    let mut watchdog = Watchdog::new(settings.timeouts).that_lets_rest();
+    let mut quiet = Quiet { io, service };
+    loop {
+        // Boxed, so that a connection at rest has no room for a codec.
+        let serving = Box::pin(serve_http1(quiet, &settings, &mut watchdog, &stop));
+        let Some(left) = serving.await else {
+            return;
+        };
+        quiet = left;
+        let _resting = counted.rest();
+        if !rest(&mut quiet.io, &mut watchdog, &stop).await {
+            return quiet.io.finish().await;
+        }
+    }
+}
+
+/// A client's connection with nothing under way: what is left of it when its codec, and the codec's buffers, are taken down.
+struct Quiet<S> {
+    io: ClientIo<Stream>,
+    service: ConnService<S>,
+}
+
+/// Waits until the client sends something: whether it did, in time.
+async fn rest(io: &mut ClientIo<Stream>, watchdog: &mut Watchdog, stop: &Stopping) -> bool {
+    let state = Arc::clone(io.state());
+    let mut stopping = pin!(stop.reached(Stop::Draining));
+    let arrival = std::future::poll_fn(|cx| {
+        let _turn = clock::Turn::begin();
+        state.begin_turn();
+        if stopping.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        if let Poll::Ready(arrived) = io.poll_arrival(cx) {
+            return Poll::Ready(arrived);
+        }
+        watchdog.poll_expired(cx, &state).map(|_| false)
+    });
+    arrival.await
+}
+
+/// Serves a connection until it ends, or nothing is under way on it for a while.
+async fn serve_http1<S>(
+    quiet: Quiet<S>,
+    settings: &Arc<Settings>,
+    watchdog: &mut Watchdog,
+    stop: &Stopping,
+) -> Option<Quiet<S>>
+where
+    S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + Unpin
+        + 'static,
+    S::Future: Send + Unpin + 'static,
+{
+    let Quiet { io, service } = quiet;
+    let state = Arc::clone(io.state());
+    let tunnel = service.tunnel.clone();
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None);
     if settings.preserve_header_case {
@@ -233,28 +302,21 @@ async fn connection<S>(
         builder.max_headers(settings.heads.header_count);
     }
     let mut conn = builder.serve_connection(io, service);
-    let mut watchdog = Watchdog::new(settings.timeouts);
     let mut draining = false;
     let mut asked = false;
-    let changed = stop.clone();
-    let mut stopping = pin!(async move {
-        stop.reached(Stop::Draining).await;
-        stop
-    });
+    let mut stopping = pin!(stop.reached(Stop::Draining));
     let mut cutting: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
-    let served = std::future::poll_fn(|cx| {
+    let ended = std::future::poll_fn(|cx| {
         let _turn = clock::Turn::begin();
         state.begin_turn();
         // Asked once it wakes this task when it changes, and whether it has is cheaper to know
         // than to ask again with every request.
-        let ask = !asked || changed.has_reached(Stop::Draining);
+        let ask = !asked || stop.has_reached(Stop::Draining);
         asked = true;
-        if !draining
-            && ask
-            && let Poll::Ready(stop) = stopping.as_mut().poll(cx)
-        {
+        if !draining && ask && stopping.as_mut().poll(cx).is_ready() {
             draining = true;
             Pin::new(&mut conn).graceful_shutdown();
+            let stop = stop.clone();
             cutting = Some(Box::pin(async move {
                 stop.reached(Stop::Cutting).await;
             }));
@@ -262,15 +324,22 @@ async fn connection<S>(
         if let Some(cutting) = &mut cutting
             && cutting.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(false);
+            return Poll::Ready(Ended::Late);
         }
-        let polled = watchdog.poll_while_timely(cx, &state, |cx| conn.poll_without_shutdown(cx));
-        let served = |ended: Result<(), _>| ended.is_ok() || state.is_tunnel() || state.is_http2();
-        polled.map(|ended| ended.is_some_and(served))
+        watchdog.poll_while_timely(cx, &state, |cx| conn.poll_without_shutdown(cx))
     })
     .await;
-    if !served {
-        return;
+    match ended {
+        Ended::Quiet => {
+            let parts = conn.into_parts();
+            return Some(Quiet {
+                io: parts.io,
+                service: parts.service,
+            });
+        }
+        Ended::Late => return None,
+        Ended::Served(Err(_)) if !state.is_tunnel() && !state.is_http2() => return None,
+        Ended::Served(_) => {}
     }
     let parts = conn.into_parts();
     let mut io = parts.io;
@@ -283,14 +352,24 @@ async fn connection<S>(
             settings.http2_streams,
             Arc::clone(&state),
         );
+        let settings = Arc::clone(settings);
         // Boxed, so that a connection that is not HTTP/2 has no room for one.
-        Box::pin(http2::serve(io, peer, settings, service, state, changed)).await;
+        Box::pin(http2::serve(
+            io,
+            peer,
+            settings,
+            service,
+            state,
+            stop.clone(),
+        ))
+        .await;
     } else if state.is_tunnel() {
         let (stream, read_ahead) = io.into_inner();
         tunnel.hand_over(ClientStream { stream, read_ahead });
     } else {
         io.finish().await;
     }
+    None
 }
 
 /// The whole response to a head that is too broken for the codec.

@@ -14,12 +14,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = ("unit", "model", "schedules", "store", "simulation", "black box")
 LONGEST_S = 120
+# How long each run took, by what ran and which fault was planted.
+TOOK: dict[tuple[str, str | None], float] = {}
 
 
 def main() -> int:
@@ -31,7 +34,7 @@ def main() -> int:
     for features in sorted({row["features"] for row in rows}):
         names = {row["binary"] for row in rows if row["features"] == features}
         binaries |= {(features, name): path for name, path in build(features, names).items()}
-    with ThreadPoolExecutor(max_workers=int(os.environ.get("FAULT_JOBS", "6"))) as pool:
+    with ThreadPoolExecutor(max_workers=int(os.environ.get("FAULT_JOBS", "8"))) as pool:
         runs = {}
         for row in rows:
             binary = binaries[row["features"], row["binary"]]
@@ -49,6 +52,9 @@ def main() -> int:
     missed = [(row, why) for row, why in zip(rows, results) if why is not None]
     for row, why in missed:
         print(f"\nNOT NOTICED: {row['fault']} by {row['test']} ({row['level']}): {why}")
+    slowest = sorted(TOOK.items(), key=lambda took: -took[1])[:5]
+    told = ", ".join(f"{test} with {planted or 'none'} {seconds:.0f} s" for (test, planted), seconds in slowest)
+    print(f"\n{len(TOOK)} runs took {sum(TOOK.values()):.0f} s one after the other; the longest: {told}")
     print(f"\n{len(rows) - len(missed)} passed, {len(missed)} failed")
     return 1 if missed else 0
 
@@ -106,6 +112,7 @@ def run(row: dict[str, str], binary: str, planted: str | None) -> int | None:
     command = [binary, "--exact", row["test"]]
     if row["ignored"] == "yes":
         command.append("--ignored")
+    began = time.monotonic()
     with subprocess.Popen(
         command, cwd=environment["CARGO_MANIFEST_DIR"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True, text=True,
@@ -116,6 +123,8 @@ def run(row: dict[str, str], binary: str, planted: str | None) -> int | None:
             os.killpg(process.pid, 9)
             process.communicate()
             return None
+        finally:
+            TOOK[row["test"], planted] = time.monotonic() - began
     if "running 1 test" not in output:
         raise SystemExit(f"there is no test {row['test']} in {row['binary']}")
     return process.returncode

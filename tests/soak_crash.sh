@@ -14,4 +14,4 @@ export FENCEGATE_SEED="${FENCEGATE_SEED:-$(date +%s)}"
 
 cargo test --lib store::sim -- --nocapture
 cargo test --test kills -- --nocapture
-cargo test --features faults --test sweep -- --nocapture
+cargo test --features faults --test suite sweep:: -- --nocapture

@@ -20,6 +20,8 @@ from harness.upstream import Upstream
 
 PLAIN_CONNECTIONS, TLS_CONNECTIONS = 10_000, 2_500
 GROUP = 50
+# An idle connection is one that has been idle for a while: peers may give back then what they needed to answer.
+SETTLE_SECONDS = 3.0
 IDLE_SECONDS = 1.0
 TIMEOUT_SECONDS = 20
 # What one connection takes to be opened and asked over.
@@ -45,7 +47,7 @@ class Held:
 
 def seconds(options: argparse.Namespace) -> float:
     peers = len([name for name in peers_wanted(options) if name in COMPARED])
-    each = PLAIN_CONNECTIONS * PLAIN_SECONDS + TLS_CONNECTIONS * TLS_SECONDS + 2 * IDLE_SECONDS
+    each = PLAIN_CONNECTIONS * PLAIN_SECONDS + TLS_CONNECTIONS * TLS_SECONDS + 2 * (SETTLE_SECONDS + IDLE_SECONDS)
     return 2 * START_SECONDS + peers * each
 
 
@@ -91,6 +93,7 @@ def hold(peer: Peer, row: Row, count: int, tls: bool) -> Held:
     before = peer.resident_bytes()
     with Client(*where) as client:
         client.open(count)
+        time.sleep(SETTLE_SECONDS)
         resident, cpu = peer.resident_bytes(), peer.cpu_time()
         time.sleep(IDLE_SECONDS)
         return Held(before, resident, count, (peer.cpu_time() - cpu).total / IDLE_SECONDS)

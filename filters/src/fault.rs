@@ -35,6 +35,8 @@ pub enum Fault {
     ResendAfterBytes,
     /// A request that broke on one address of its upstream after it was sent goes to the next one.
     MoveAfterBytes,
+    /// An address of an upstream to which no connection came about keeps its turns.
+    UseEjected,
     /// Of a header that comes on several lines only the first is read.
     FirstLineOnly,
     /// The key is made of another path than the one that is forwarded.
@@ -112,6 +114,8 @@ pub enum Fault {
     UnreadBlocks,
     /// All that an HTTP/2 client has sent is handled before anybody else has a turn.
     EndlessTurns,
+    /// All requests that an HTTP/2 client has made are begun as they come.
+    UnpacedRequests,
     /// A request whose frames an upstream has got is sent once more.
     ResendAfterFrames,
     /// Whoever waits in a lane is not woken when it is released.
@@ -147,6 +151,7 @@ impl Fault {
         (Self::UnknownStatusCompletes, "unknown-status-completes"),
         (Self::ResendAfterBytes, "resend-after-bytes"),
         (Self::MoveAfterBytes, "move-after-bytes"),
+        (Self::UseEjected, "use-ejected"),
         (Self::FirstLineOnly, "first-line-only"),
         (Self::KeyOfAnotherPath, "key-of-another-path"),
         (Self::CacheDecides, "cache-decides"),
@@ -185,6 +190,7 @@ impl Fault {
         (Self::UncountedFrames, "uncounted-frames"),
         (Self::UnreadBlocks, "unread-blocks"),
         (Self::EndlessTurns, "endless-turns"),
+        (Self::UnpacedRequests, "unpaced-requests"),
         (Self::ResendAfterFrames, "resend-after-frames"),
         (Self::DropWake, "drop-wake"),
         (Self::LoseReplies, "lose-replies"),

@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::server::end_with_unread_body;
 use crate::wire::{
-    ClientIo, ConnState, ConnTimeouts, HeadLimits, LingerLimits, Refuse, ServingBody, Violation,
-    Watchdog,
+    ClientIo, ConnState, ConnTimeouts, Ended, HeadLimits, LingerLimits, Refuse, ServingBody,
+    Violation, Watchdog,
 };
 
 /// How long the head of a call may take, and how long a client may be silent between two.
@@ -67,7 +67,7 @@ where
     let ended = std::future::poll_fn(|cx| {
         watchdog.poll_while_timely(cx, &state, |cx| conn.poll_without_shutdown(cx))
     });
-    let served = ended.await.is_some_and(|ended| ended.is_ok());
+    let served = matches!(ended.await, Ended::Served(Ok(())));
     served.then(|| conn.into_parts().io)
 }
 

@@ -12,9 +12,10 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use super::problem::{Position, Reporter, quoted};
 use super::tree::{Entry, Kind, Node, Scalar, entry_path, item_path};
 
-/// The most nodes of a file, with those that aliases repeat. It bounds what an alias of an alias
-/// of an alias can cost.
-const MAX_NODES: usize = 20_000;
+/// The most nodes of a file, with those that aliases repeat: as many as it has bytes, within these. It bounds what an alias of
+/// an alias of an alias can cost, and lets a long file say much.
+const FEWEST_NODES: usize = 20_000;
+const MOST_NODES: usize = 1_000_000;
 
 /// The deepest nesting. The config itself needs six levels.
 const MAX_DEPTH: usize = 32;
@@ -31,6 +32,7 @@ pub(super) fn read(text: &str, reporter: &mut Reporter<'_>) -> Option<Node> {
         stack: Vec::new(),
         anchors: HashMap::new(),
         nodes: 0,
+        most_nodes: text.len().clamp(FEWEST_NODES, MOST_NODES),
         root: None,
     }
     .run(text)
@@ -53,6 +55,7 @@ struct Builder<'r, 'f> {
     stack: Vec<Open>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    most_nodes: usize,
     root: Option<Node>,
 }
 
@@ -297,8 +300,8 @@ impl Builder<'_, '_> {
 
     fn count(&mut self, at: &Position, nodes: usize, depth: usize) -> Result<(), Stop> {
         self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes > MAX_NODES {
-            let message = format!("the file has more than {MAX_NODES} values");
+        if self.nodes > self.most_nodes {
+            let message = format!("the file has more than {} values", self.most_nodes);
             self.reporter.problem(at, message);
             return Err(Stop);
         }

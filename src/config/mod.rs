@@ -73,8 +73,8 @@ use crate::route::RouteTable;
 use decode::Decoder;
 use expand::Env;
 
-/// The largest config file, in bytes.
-const MAX_FILE: u64 = 1024 * 1024;
+/// The largest config file, in bytes: room for tens of thousands of routes.
+const MAX_FILE: u64 = 8 * 1024 * 1024;
 
 /// A config that can be used, and what is odd about it.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 //! one stream must be found out, one that floods must be told to go away, and a `100 Continue` is
 //! sent only once the body is wanted: the wrapper has no way to say any of these.
 
+mod pace;
 mod stream;
 
 use std::convert::Infallible;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower_service::Service;
 
+use self::pace::Pace;
 use self::stream::Stream;
 use crate::access::{AccessBody, log_flood, log_refused_by_codec};
 use crate::body::ClientBody;
@@ -47,6 +49,9 @@ const MOST_BROKEN_STREAMS: usize = 100;
 const MOST_RESET_STREAMS: usize = 100;
 /// Requests of one connection that are begun before other connections have their turn.
 const MOST_AT_ONCE: usize = 16;
+/// For how many turns what has come is read before any of it is begun: enough for all requests that
+/// there may be at once, and for as many more as end the connection.
+const MOST_PUT_OFF: u32 = 16;
 /// How long a client has to close a connection that it has been told is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -90,9 +95,11 @@ pub(super) async fn serve<T, S>(
         service,
         peer,
         watchdog: Watchdog::new(settings.timeouts),
+        pace: Pace::new(settings.http2_streams),
         settings,
         state,
         unserved,
+        put_off: 0,
         requests: 0,
         busy: false,
         leaving: false,
@@ -155,6 +162,10 @@ struct Connection<T, S> {
     state: Arc<ConnState>,
     unserved: Arc<Unserved>,
     watchdog: Watchdog,
+    /// What the codec has of requests beyond it waits there, and so counts among its streams.
+    pace: Pace,
+    /// Turns in a row in which there was more to read.
+    put_off: u32,
     requests: u64,
     /// Whether streams were on it when last looked at.
     busy: bool,
@@ -212,10 +223,22 @@ where
     /// Reads, writes, and takes the requests that have come. Ready when the codec has ended.
     fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..MOST_AT_ONCE {
+            if self.puts_off() {
+                if self.poll_codec(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                if self.state.has_unread() {
+                    self.put_off += 1;
+                    return Poll::Pending;
+                }
+            }
+            if self.pace.poll_ready(cx).is_pending() {
+                return self.poll_codec(cx);
+            }
             match ready!(self.codec.poll_accept(cx)) {
                 Some(Ok((request, respond))) => self.take(request, respond, cx),
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "an HTTP/2 connection has failed");
+                    log_failed(&error);
                     return Poll::Ready(());
                 }
                 None => return Poll::Ready(()),
@@ -223,6 +246,26 @@ where
         }
         outbox::yield_turn(cx);
         Poll::Pending
+    }
+
+    /// Whether more is to be read before a request is begun: a client that is to be sent away for
+    /// what it has sent already has cost upstreams nothing. Whoever always has more to send waits for
+    /// so long alone.
+    fn puts_off(&mut self) -> bool {
+        if !self.state.has_unread() {
+            self.put_off = 0;
+        }
+        self.state.has_unread()
+            && self.put_off < MOST_PUT_OFF
+            && !fault::planted(Fault::UnpacedRequests)
+    }
+
+    /// Reads and writes, and leaves the requests where they are.
+    fn poll_codec(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Err(error) = ready!(self.codec.poll_closed(cx)) {
+            log_failed(&error);
+        }
+        Poll::Ready(())
     }
 
     fn take(
@@ -248,7 +291,9 @@ where
             }
         }
         self.unserved.served(respond.stream_id().as_u32());
-        let (request, stream) = Stream::new(request, respond, &self.peer, &self.settings);
+        self.pace.spend();
+        let answers = self.pace.answers();
+        let (request, stream) = Stream::new(request, respond, answers, &self.peer, &self.settings);
         let future = self.service.call(request);
         self.streams.spawn(stream.serve(future));
     }
@@ -273,3 +318,10 @@ where
         self.closing.set(Instant::now().checked_add(LAST_WORDS));
     }
 }
+
+fn log_failed(error: &h2::Error) {
+    tracing::debug!(%error, "an HTTP/2 connection has failed");
+}
+
+#[cfg(test)]
+mod tests;

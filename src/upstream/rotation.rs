@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use fencegate_filters::fault::{self, Fault};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -66,8 +67,13 @@ impl Turn {
 }
 
 impl Standing {
+    fn ejection(&self) -> Option<Ejection> {
+        self.ejection.filter(|_| !fault::planted(Fault::UseEjected))
+    }
+
     fn is_free(&self, now: Instant) -> bool {
-        self.healthy && self.ejection.is_none_or(|ejection| ejection.until <= now)
+        let ejection = self.ejection();
+        self.healthy && ejection.is_none_or(|ejection| ejection.until <= now)
     }
 }
 
@@ -93,7 +99,7 @@ impl Rotation {
             let standing = self.addresses.get(*number);
             let free = standing.is_some_and(|standing| standing.is_free(now));
             let sick = standing.is_some_and(|standing| !standing.healthy);
-            let until = standing.and_then(|standing| standing.ejection);
+            let until = standing.and_then(Standing::ejection);
             let until = until.filter(|_| !free).map(|ejection| ejection.until);
             (!free, sick, until, from_next(number))
         };
@@ -106,7 +112,7 @@ impl Rotation {
         if let Some(standing) = self.addresses.get_mut(first)
             && standing.is_free(now)
         {
-            kept = standing.ejection.is_none();
+            kept = standing.ejection().is_none();
             if let Some(ejection) = &mut standing.ejection {
                 ejection.until = now + ejection_of(standing.failures);
                 ejection.on_trial = true;

@@ -195,6 +195,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
         poll_fn(|cx| self.poll_farewell(cx)).await;
     }
 
+    /// Waits for what a client sends on a connection that has no codec: whether there is anything to serve. A client that is gone, or
+    /// that breaks the connection, has nothing.
+    pub fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.buffer.make_room();
+        ready!(self.poll_fill(cx)).map_or(Poll::Ready(false), |()| Poll::Ready(!self.eof))
+    }
+
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.farewell.is_none() {
             self.state.set_phase(Phase::Closing);

@@ -128,6 +128,13 @@ impl<S> FrameIo<S> {
         self.left.is_over() && !fault::planted(Fault::EndlessTurns)
     }
 
+    /// Has the rest wait until others have had their turns.
+    fn end_turn<T>(&self, cx: &mut Context<'_>) -> Poll<T> {
+        self.state.leave_unread(true);
+        outbox::yield_turn(cx);
+        Poll::Pending
+    }
+
     /// Looks at what the client is sent.
     fn look_at(&mut self, written: &[u8]) {
         let mut rest = written;
@@ -171,9 +178,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameIo<S> {
             return Poll::Ready(Ok(()));
         }
         if this.turn_is_over() {
-            outbox::yield_turn(cx);
-            return Poll::Pending;
+            return this.end_turn(cx);
         }
+        this.state.leave_unread(false);
         loop {
             let before = buf.filled().len();
             let was_ahead = !this.read_ahead.is_empty();
@@ -209,8 +216,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameIo<S> {
             }
             // All of it is kept until more comes.
             if this.turn_is_over() {
-                outbox::yield_turn(cx);
-                return Poll::Pending;
+                return this.end_turn(cx);
             }
         }
     }
@@ -266,7 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameIo<S> {
     /// The codec has said its last words.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let flooded = this.state.flooded().is_some();
+        let flooded = this.state.flooded().is_some() || this.verdicts.told_to_calm_down();
         let linger = (!this.eof && !flooded).then_some(LingerLimits::SHORT);
         let (farewell, scratch) = this.farewell.get_or_insert_with(|| {
             let scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
@@ -293,6 +299,8 @@ impl<S> fmt::Debug for FrameIo<S> {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
+
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -329,5 +337,26 @@ mod tests {
             let second = turn(&mut io, size);
             assert_eq!([first, second].concat(), all, "in pieces of {size}");
         }
+    }
+
+    /// How long the end of a connection takes that was ended for this reason, and whether what the
+    /// client had still to say was read.
+    async fn end_of(code: u8) -> (Duration, bool) {
+        let (mut client, gateway) = tokio::io::duplex(1024);
+        let mut io = FrameIo::new(gateway, Vec::new(), 100, ConnState::new());
+        let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, code];
+        io.write_all(&goaway).await.unwrap();
+        let begin = Instant::now();
+        let more = client.write_all(&[0; 2000]);
+        let (read, _) = tokio::join!(tokio::time::timeout(PAUSE, more), io.shutdown());
+        (begin.elapsed(), read.is_ok())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_one_that_is_told_to_calm_down_nothing_more_is_read() {
+        let (took, read) = end_of(11).await;
+        assert!(took < 2 * PAUSE && !read, "{took:?}");
+        let (took, read) = end_of(1).await;
+        assert!(took >= LingerLimits::SHORT.silence && read, "{took:?}");
     }
 }

@@ -38,4 +38,4 @@ pub use meter::{Flood, Meter};
 pub use state::{ConnState, Phase, Serving, ServingBody};
 pub use unserved::{Refused, Unserved};
 pub use violation::Violation;
-pub use watchdog::{ConnTimeouts, Expired, Watchdog};
+pub use watchdog::{ConnTimeouts, Ended, Expired, Watchdog};

@@ -46,6 +46,8 @@ pub struct ConnState {
     write_blocked_since: AtomicU64,
     /// Counts the driver's turns; zero where nobody does.
     turn: AtomicU32,
+    /// Whether a turn of HTTP/2 was over before all that had come was read.
+    unread: AtomicBool,
     answered: AtomicBool,
     tunnel: AtomicBool,
     expired: AtomicBool,
@@ -69,6 +71,7 @@ impl ConnState {
             last_progress: AtomicU64::new(0),
             write_blocked_since: AtomicU64::new(0),
             turn: AtomicU32::new(0),
+            unread: AtomicBool::new(false),
             answered: AtomicBool::new(true),
             tunnel: AtomicBool::new(false),
             expired: AtomicBool::new(false),
@@ -90,6 +93,15 @@ impl ConnState {
     /// The turn that is under way; zero where nobody counts.
     pub(super) fn turn(&self) -> u32 {
         self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Of an HTTP/2 connection: whether more has come, or may have, than was read so far.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn leave_unread(&self, unread: bool) {
+        self.unread.store(unread, Ordering::Relaxed);
     }
 
     /// What the connection is doing.

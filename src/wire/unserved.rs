@@ -125,6 +125,7 @@ pub(super) struct Verdicts {
     stream: u32,
     payload: [u8; 8],
     have: usize,
+    calm: bool,
 }
 
 impl Verdicts {
@@ -134,7 +135,13 @@ impl Verdicts {
             stream: 0,
             payload: [0; 8],
             have: 0,
+            calm: false,
         }
+    }
+
+    /// Whether the client was told that it makes too much trouble.
+    pub(super) const fn told_to_calm_down(&self) -> bool {
+        self.calm
     }
 
     /// A frame begins.
@@ -168,7 +175,11 @@ impl Verdicts {
         let [a, b, c, d, e, f, g, h] = self.payload;
         match self.kind {
             RST_STREAM => unserved.ended(self.stream, Some(u32::from_be_bytes([a, b, c, d]))),
-            _ => unserved.went_away(u32::from_be_bytes([e, f, g, h])),
+            _ => {
+                let code = u32::from_be_bytes([e, f, g, h]);
+                self.calm |= code == ENHANCE_YOUR_CALM;
+                unserved.went_away(code);
+            }
         }
         self.kind = u8::MAX;
     }

@@ -29,6 +29,21 @@ impl Default for ConnTimeouts {
     }
 }
 
+/// How long a client's connection is quiet before its codec is taken down: long enough that a client in a loop never pays for
+/// that, and short enough that those that only keep their connections open do not hold the codec's buffers.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a connection is not polled any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended<T> {
+    /// It has ended by itself.
+    Served(T),
+    /// The client was not in time, and the connection is to be dropped.
+    Late,
+    /// Nothing is under way, and nothing has been for a while: the codec can go until more comes.
+    Quiet,
+}
+
 /// Which time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expired {
@@ -45,6 +60,8 @@ pub enum Expired {
 #[derive(Debug)]
 pub struct Watchdog {
     timeouts: ConnTimeouts,
+    /// After how long a connection is [`Ended::Quiet`].
+    rest: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// Whom the timer wakes, once it is armed.
     waker: Option<Waker>,
@@ -56,27 +73,35 @@ impl Watchdog {
     pub fn new(timeouts: ConnTimeouts) -> Self {
         Self {
             timeouts,
+            rest: None,
             sleep: None,
             waker: None,
         }
     }
 
-    /// Polls a connection for as long as its client is in time; `None` where it was not, and the
-    /// connection is to be dropped. A head that has begun is answered first; the second time there
-    /// is no more patience.
+    /// Tells [`Ended::Quiet`] too.
+    #[must_use]
+    pub fn that_lets_rest(mut self) -> Self {
+        self.rest = Some(REST_AFTER);
+        self
+    }
+
+    /// Polls a connection for as long as its client is in time, and something is under way. A head that
+    /// has begun is answered first; the second time there is no more patience.
     pub fn poll_while_timely<T>(
         &mut self,
         cx: &mut Context<'_>,
         state: &ConnState,
         mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<Option<T>> {
+    ) -> Poll<Ended<T>> {
         loop {
             if let Poll::Ready(ended) = connection(cx) {
-                return Poll::Ready(Some(ended));
+                return Poll::Ready(Ended::Served(ended));
             }
-            match ready!(self.poll_expired(cx, state)) {
-                Expired::Header | Expired::Idle if !state.is_expired() => state.expire(),
-                _ => return Poll::Ready(None),
+            match ready!(self.poll_due(cx, state, self.rest)) {
+                None => return Poll::Ready(Ended::Quiet),
+                Some(Expired::Header | Expired::Idle) if !state.is_expired() => state.expire(),
+                _ => return Poll::Ready(Ended::Late),
             }
         }
     }
@@ -85,7 +110,21 @@ impl Watchdog {
     /// that was polled.
     pub fn poll_expired(&mut self, cx: &mut Context<'_>, state: &ConnState) -> Poll<Expired> {
         loop {
-            let due = self.timeouts.due(state);
+            if let Some(expired) = ready!(self.poll_due(cx, state, None)) {
+                return Poll::Ready(expired);
+            }
+        }
+    }
+
+    /// Ready when a time is over: which, or `None` where nothing has moved for `rest`.
+    fn poll_due(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &ConnState,
+        rest: Option<Duration>,
+    ) -> Poll<Option<Expired>> {
+        loop {
+            let due = self.timeouts.due(state, rest);
             let armed = self.is_armed_for(cx);
             match (&mut self.sleep, due) {
                 (None, None) => return Poll::Pending,
@@ -119,31 +158,38 @@ impl Watchdog {
 }
 
 impl ConnTimeouts {
-    /// The earliest time that may be over, and which.
-    fn due(&self, state: &ConnState) -> Option<(Instant, Expired)> {
+    /// The earliest time that may be over, and which: a limit, or `rest`.
+    fn due(&self, state: &ConnState, rest: Option<Duration>) -> Option<(Instant, Option<Expired>)> {
+        let quiet = match state.phase() {
+            Phase::Fresh => due(Some(state.accepted()), rest, None),
+            Phase::Idle => due(Some(state.last_progress()), rest, None),
+            _ => None,
+        };
         let phase = match state.phase() {
-            Phase::Fresh => due(Some(state.accepted()), self.header, Expired::Header),
-            Phase::Head => due(Some(state.head_since()), self.header, Expired::Header),
-            Phase::Idle => due(Some(state.last_progress()), self.idle, Expired::Idle),
+            Phase::Fresh => due(Some(state.accepted()), self.header, Some(Expired::Header)),
+            Phase::Head => due(Some(state.head_since()), self.header, Some(Expired::Header)),
+            Phase::Idle => due(Some(state.last_progress()), self.idle, Some(Expired::Idle)),
             // Handed to the codec whole, and nothing of it waits for the client.
             Phase::InService if state.is_answered() && state.write_blocked_since().is_none() => {
-                due(Some(state.last_progress()), self.idle, Expired::Idle)
+                due(Some(state.last_progress()), self.idle, Some(Expired::Idle))
             }
             Phase::Body | Phase::InService | Phase::Tunnel | Phase::Closing => None,
         };
         let write = due(
             state.write_blocked_since(),
             self.write_stall,
-            Expired::WriteStall,
+            Some(Expired::WriteStall),
         );
-        phase.into_iter().chain(write).min_by_key(|(at, _)| *at)
+        // The first of those that are due at once: late is late.
+        let all = phase.into_iter().chain(write).chain(quiet);
+        all.min_by_key(|(at, _)| *at)
     }
 }
 
 fn due(
     since: Option<Instant>,
     timeout: Option<Duration>,
-    expired: Expired,
-) -> Option<(Instant, Expired)> {
+    expired: Option<Expired>,
+) -> Option<(Instant, Option<Expired>)> {
     Some((since?.checked_add(timeout?)?, expired))
 }

@@ -356,6 +356,11 @@ impl Served {
         if self.read.is_empty() {
             self.fill()?;
         }
+        // What came before a reset can be read after it. A resource that a busy machine made so late does not begin: how long it
+        // may go on is what `settle` bounds, and not how late it may start.
+        if !matches!(self.stream.take_error(), Ok(None)) {
+            return Err(Broken);
+        }
         let began = self.shared.log.lock().unwrap().event();
         let head = loop {
             if let Some(head) = Head::cut(&mut self.read) {

@@ -26,6 +26,7 @@ pub(crate) struct All {
     pub(crate) reached: u64,
     pub(crate) answered: u64,
     pub(crate) good: u64,
+    pub(crate) over_http2: u64,
     pub(crate) crashes: u64,
     /// In how many of them marks were forgotten.
     pub(crate) forgot: u64,
@@ -36,13 +37,14 @@ impl fmt::Display for All {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} seeds up to {}: {:.2} h simulated, {} requests at the resource, {} answers, {} of them good, \
+            "{} seeds up to {}: {:.2} h simulated, {} requests at the resource, {} answers, {} of them over HTTP/2 and {} good, \
              {} ends of the gateway, marks forgotten in {} of the seeds, {} seeds wrong",
             self.seeds,
             self.last,
             self.simulated.as_secs_f64() / 3600.0,
             self.reached,
             self.answered,
+            self.over_http2,
             self.good,
             self.crashes,
             self.forgot,
@@ -59,6 +61,7 @@ impl All {
         self.reached += ran.reached as u64;
         self.answered += ran.answered as u64;
         self.good += ran.good as u64;
+        self.over_http2 += ran.over_http2 as u64;
         self.crashes += ran.crashes;
         self.forgot += u64::from(ran.forgot);
         if !ran.wrong.is_empty() {

@@ -2,10 +2,10 @@
 
 use fencegate_filters::fault::{Fault, plant};
 
-use super::run::run;
+use super::run::{Ran, run, run_over_http2};
 
 /// Breaks one guarantee, and wants it noticed within so many seeds. A fraction of them is enough.
-fn is_noticed(fault: Fault, seeds: u64) {
+fn is_noticed(fault: Fault, seeds: u64, run: fn(u64) -> Ran) {
     let _planted = plant(fault);
     let name = fault.name();
     for seed in 1..=seeds {
@@ -21,17 +21,18 @@ fn is_noticed(fault: Fault, seeds: u64) {
 }
 
 macro_rules! noticed {
-    ($($test:ident: $fault:ident within $seeds:literal,)*) => {
+    ($run:ident: $($test:ident: $fault:ident within $seeds:literal,)*) => {
         $(
             #[test]
             fn $test() {
-                is_noticed(Fault::$fault, $seeds);
+                is_noticed(Fault::$fault, $seeds, $run);
             }
         )*
     };
 }
 
 noticed! {
+    run:
     no_drain: NoDrain within 20,
     drain_heads_only: DrainHeadsOnly within 60,
     forward_before_sync: ForwardBeforeSync within 20,
@@ -49,4 +50,13 @@ noticed! {
     cache_decides: CacheDecides within 40,
     failed_commit_wedges: FailedCommitWedges within 80,
     floor_unheard: FloorUnheard within 40,
+}
+
+noticed! {
+    run_over_http2:
+    no_drain_over_http2: NoDrain within 20,
+    drain_heads_only_over_http2: DrainHeadsOnly within 60,
+    release_on_leave_over_http2: ReleaseOnLeave within 60,
+    unknown_completes_over_http2: UnknownCompletes within 40,
+    resend_after_bytes_over_http2: ResendAfterBytes within 60,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use turmoil::net::TcpStream;
 
 use super::dice::Dice;
+use super::http2::Shared;
 use super::scenario::KEYS;
 use super::wire::Wire;
 use super::world::{Answer, World};
@@ -14,22 +15,31 @@ use super::world::{Answer, World};
 pub(crate) struct Holder {
     world: Arc<World>,
     dice: Dice,
-    wire: Option<Wire>,
+    link: Link,
     /// Tokens that it once had, with their keys.
     old: Vec<(u64, Vec<usize>)>,
 }
 
+/// How a holder reaches the gateway.
+pub(crate) enum Link {
+    /// By HTTP/1, over a connection of its own.
+    Http1(Option<Wire>),
+    /// By HTTP/2, over one that it shares.
+    Http2(Shared),
+}
+
 /// What is to be sent.
-struct Attempt {
-    tag: String,
-    method: &'static str,
-    target: String,
-    token: Option<u64>,
-    body: Vec<u8>,
-    chunks: usize,
-    gap: Duration,
+pub(crate) struct Attempt {
+    pub(crate) tag: String,
+    pub(crate) method: &'static str,
+    pub(crate) target: String,
+    pub(crate) token: Option<u64>,
+    pub(crate) body: Vec<u8>,
+    /// In how many pieces the body is sent; 0: at once with the head.
+    pub(crate) chunks: usize,
+    pub(crate) gap: Duration,
     /// Gone after so many pieces of the body.
-    leaves_after: Option<usize>,
+    pub(crate) leaves_after: Option<usize>,
 }
 
 /// What came of it.
@@ -40,11 +50,11 @@ enum Came {
 }
 
 impl Holder {
-    pub(crate) const fn new(world: Arc<World>, dice: Dice) -> Self {
+    pub(crate) const fn new(world: Arc<World>, dice: Dice, link: Link) -> Self {
         Self {
             world,
             dice,
-            wire: None,
+            link,
             old: Vec::new(),
         }
     }
@@ -141,28 +151,34 @@ impl Holder {
     }
 
     async fn send(&mut self, attempt: &Attempt) -> Came {
-        let patience = if self.dice.percent(80) {
+        let patient = self.dice.percent(80);
+        let patience = if patient {
             Duration::from_secs(3)
         } else {
             self.dice.ms(5, 300)
         };
         if self.dice.percent(30) {
-            self.wire = None;
+            self.link.renew();
         }
         let world = Arc::clone(&self.world);
         let Attempt {
             tag, method, token, ..
         } = attempt;
         world.log(format!(
-            "client {tag} {method} {} {token:?}",
-            attempt.target
+            "client {tag} {method} {} {token:?} by {}",
+            attempt.target,
+            self.link.protocol()
         ));
-        let exchange = exchange(self.wire.take(), attempt);
-        let Ok(Ok((wire, answer))) = tokio::time::timeout(patience, exchange).await else {
+        let exchange = self.link.exchange(attempt);
+        let exchanged = tokio::time::timeout(patience, exchange).await;
+        let Ok(Ok(answer)) = exchanged else {
             world.log(format!("client {tag} got nothing"));
+            if patient || exchanged.is_ok() {
+                // Nothing may come of it any more, for anybody.
+                self.link.renew();
+            }
             return Came::Other;
         };
-        self.wire = wire;
         let Some(answer) = answer else {
             world.log(format!("client {tag} left"));
             return Came::Other;
@@ -177,90 +193,132 @@ impl Holder {
     }
 }
 
-/// Sends one request and reads its answer; `None` where the client left before.
-async fn exchange(
-    wire: Option<Wire>,
-    attempt: &Attempt,
-) -> io::Result<(Option<Wire>, Option<Answer>)> {
-    let mut wire = match wire {
-        Some(wire) => wire,
-        None => Wire::new(TcpStream::connect("gateway:8080").await?),
-    };
-    let Attempt {
-        tag,
-        method,
-        target,
-        body,
-        chunks,
-        ..
-    } = attempt;
-    let mut head = format!("{method} {target} HTTP/1.1\r\nhost: gateway\r\nx-tag: {tag}\r\n");
-    if let Some(token) = attempt.token {
-        head += &format!("fencing-token: {token}\r\n");
-    }
-    let chunked = *chunks > 0 && body.len() % 2 == 0;
-    if chunked {
-        head += "transfer-encoding: chunked\r\n";
-    } else if *method != "GET" {
-        head += &format!("content-length: {}\r\n", body.len());
-    }
-    head += "\r\n";
-    let mut first = head.into_bytes();
-    let mut left = false;
-    if *chunks == 0 {
-        first.extend_from_slice(body);
-        let _ = wire.send(first).await;
-        left = attempt.leaves_after.is_some();
-    } else {
-        let _ = wire.send(first).await;
-        let size = body.len().div_ceil(*chunks).max(1);
-        for (number, piece) in body.chunks(size).enumerate() {
-            if attempt.leaves_after.is_some_and(|after| number >= after) {
-                return Ok((None, None));
-            }
-            tokio::time::sleep(attempt.gap).await;
-            let sent = if chunked {
-                let mut bytes = format!("{:x}\r\n", piece.len()).into_bytes();
-                bytes.extend_from_slice(piece);
-                bytes.extend_from_slice(b"\r\n");
-                wire.send(bytes).await
-            } else {
-                wire.send(piece).await
-            };
-            if sent.is_err() {
-                // The answer may have come before.
-                break;
-            }
+impl Link {
+    const fn protocol(&self) -> &'static str {
+        match self {
+            Self::Http1(_) => "HTTP/1",
+            Self::Http2(_) => "HTTP/2",
         }
+    }
+
+    /// The next request goes over a new connection.
+    fn renew(&mut self) {
+        match self {
+            Self::Http1(wire) => *wire = None,
+            Self::Http2(shared) => shared.renew(),
+        }
+    }
+
+    /// Sends one request and reads its answer; `None` where the client left before.
+    async fn exchange(&mut self, attempt: &Attempt) -> io::Result<Option<Answer>> {
+        match self {
+            Self::Http1(wire) => attempt.exchange(wire).await,
+            Self::Http2(shared) => shared.exchange(attempt).await,
+        }
+    }
+}
+
+impl Attempt {
+    /// Whether the length of the body is told by its end alone.
+    pub(crate) const fn is_chunked(&self) -> bool {
+        self.chunks > 0 && self.body.len().is_multiple_of(2)
+    }
+
+    /// The body as it is sent.
+    pub(crate) fn pieces(&self) -> Vec<&[u8]> {
+        let size = self.body.len().div_ceil(self.chunks.max(1)).max(1);
+        self.body.chunks(size).collect()
+    }
+
+    /// Sends it over what is kept of a connection, and keeps what may carry another.
+    async fn exchange(&self, kept: &mut Option<Wire>) -> io::Result<Option<Answer>> {
+        let mut wire = match kept.take() {
+            Some(wire) => wire,
+            None => Wire::new(TcpStream::connect("gateway:8080").await?),
+        };
+        let Self { method, target, .. } = self;
+        let tag = &self.tag;
+        let mut head = format!("{method} {target} HTTP/1.1\r\nhost: gateway\r\nx-tag: {tag}\r\n");
+        if let Some(token) = self.token {
+            head += &format!("fencing-token: {token}\r\n");
+        }
+        let chunked = self.is_chunked();
         if chunked {
-            let _ = wire.send("0\r\n\r\n").await;
+            head += "transfer-encoding: chunked\r\n";
+        } else if *method != "GET" {
+            head += &format!("content-length: {}\r\n", self.body.len());
+        }
+        head += "\r\n";
+        let mut first = head.into_bytes();
+        let mut left = false;
+        if self.chunks == 0 {
+            first.extend_from_slice(&self.body);
+            let _ = wire.send(first).await;
+            left = self.leaves_after.is_some();
+        } else {
+            let _ = wire.send(first).await;
+            for (number, piece) in self.pieces().into_iter().enumerate() {
+                if self.leaves_after.is_some_and(|after| number >= after) {
+                    return Ok(None);
+                }
+                tokio::time::sleep(self.gap).await;
+                let sent = if chunked {
+                    let mut bytes = format!("{:x}\r\n", piece.len()).into_bytes();
+                    bytes.extend_from_slice(piece);
+                    bytes.extend_from_slice(b"\r\n");
+                    wire.send(bytes).await
+                } else {
+                    wire.send(piece).await
+                };
+                if sent.is_err() {
+                    // The answer may have come before.
+                    break;
+                }
+            }
+            if chunked {
+                let _ = wire.send("0\r\n\r\n").await;
+            }
+        }
+        if left {
+            tokio::time::sleep(self.gap).await;
+            return Ok(None);
+        }
+        let (status, head, body) = wire.response().await?;
+        let closes = head
+            .get("connection")
+            .is_some_and(|option| option.eq_ignore_ascii_case("close"));
+        if !closes {
+            *kept = Some(wire);
+        }
+        let answer = self.answer(status, |name| head.get(name), &body);
+        Ok(Some(answer))
+    }
+
+    /// What the oracle is told of its answer.
+    pub(crate) fn answer<'a>(
+        &self,
+        status: u16,
+        field: impl Fn(&str) -> Option<&'a str>,
+        body: &[u8],
+    ) -> Answer {
+        Answer {
+            tag: self.tag.clone(),
+            token: self.token,
+            safe: self.method == "GET",
+            status,
+            outcome: field("fencing-outcome").map(str::to_owned),
+            mark: field("fencing-mark").map(str::to_owned),
+            body: String::from_utf8_lossy(body).into_owned(),
+            over_http2: false,
         }
     }
-    if left {
-        tokio::time::sleep(attempt.gap).await;
-        return Ok((None, None));
-    }
-    let (status, head, body) = wire.response().await?;
-    let closes = head
-        .get("connection")
-        .is_some_and(|option| option.eq_ignore_ascii_case("close"));
-    let answer = Answer {
-        tag: tag.clone(),
-        token: attempt.token,
-        safe: *method == "GET",
-        status,
-        outcome: head.get("fencing-outcome").map(str::to_owned),
-        mark: head.get("fencing-mark").map(str::to_owned),
-        body: String::from_utf8_lossy(&body).into_owned(),
-    };
-    Ok(((!closes).then_some(wire), Some(answer)))
 }
 
 /// When all is well again: on every key the newest token that was granted gets through, and then one
 /// that is newer, and one for a pair.
-pub(crate) async fn judge(world: Arc<World>, dice: Dice) {
+pub(crate) async fn judge(world: Arc<World>, dice: Dice, link: Link) {
     let end = world.now() + world.scenario.liveness;
-    let mut holder = Holder::new(Arc::clone(&world), dice);
+    let mut holder = Holder::new(Arc::clone(&world), dice, link);
     for key in 0..KEYS {
         if let Some(token) = world.newest(key) {
             holder
@@ -291,7 +349,7 @@ impl Holder {
             attempt.body = b"judge".to_vec();
             attempt.chunks = 0;
             attempt.leaves_after = None;
-            self.wire = None;
+            self.link.renew();
             match self.send(&attempt).await {
                 Came::Good => return,
                 Came::Stale if may_be_late => return,

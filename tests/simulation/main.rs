@@ -26,6 +26,7 @@ mod dice;
 mod faults;
 mod gateway;
 mod holder;
+mod http2;
 mod nemesis;
 mod regressions;
 mod resource;
@@ -74,6 +75,12 @@ fn seeds() {
     );
     assert!(
         all.crashes > all.seeds && all.forgot * 5 > all.seeds,
+        "{all}"
+    );
+    // Half of the clients by the dice, and seeds that have none of one kind or the other.
+    let over_http1 = all.answered - all.over_http2;
+    assert!(
+        all.over_http2 > all.seeds * 10 && over_http1 > all.seeds * 10,
         "{all}"
     );
 }

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use super::dice::Dice;
+use super::holder::Link;
+use super::http2::Shared;
 use super::nemesis::{CLIENTS, Nemesis};
 use super::resource::Resource;
 use super::scenario::Scenario;
@@ -40,6 +42,7 @@ pub(crate) struct Ran {
     pub(crate) reached: usize,
     pub(crate) answered: usize,
     pub(crate) good: usize,
+    pub(crate) over_http2: usize,
     /// How often the gateway's life ended.
     pub(crate) crashes: u64,
     /// Marks were forgotten.
@@ -48,9 +51,20 @@ pub(crate) struct Ran {
 
 /// Runs the simulation of `seed`.
 pub(crate) fn run(seed: u64) -> Ran {
+    simulate(seed, Scenario::draw(seed))
+}
+
+/// Runs it with clients of HTTP/2 alone.
+#[cfg(feature = "faults")]
+pub(crate) fn run_over_http2(seed: u64) -> Ran {
+    let mut scenario = Scenario::draw(seed);
+    scenario.http2 = 100;
+    simulate(seed, scenario)
+}
+
+fn simulate(seed: u64, scenario: Scenario) -> Ran {
     watch_panics();
     SIMULATES.set(true);
-    let scenario = Scenario::draw(seed);
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .tick_duration(TICK)
@@ -60,7 +74,12 @@ pub(crate) fn run(seed: u64) -> Ran {
         .tcp_capacity(128)
         .enable_random_order()
         .build();
-    let holders = scenario.holders;
+    let (holders, http2) = (scenario.holders, scenario.http2);
+    let mut links = Dice::new(seed, "links");
+    let mut link = |shared: &Shared| match links.percent(http2) {
+        true => Link::Http2(shared.clone()),
+        false => Link::Http1(None),
+    };
     let world = Arc::new(World::new(scenario));
     let lives = Arc::new(Mutex::new(Dice::new(seed, "lives")));
     {
@@ -75,8 +94,9 @@ pub(crate) fn run(seed: u64) -> Ran {
     let mut dice = Dice::new(seed, "holders");
     for (number, host) in CLIENTS.into_iter().enumerate() {
         let mine = (0..holders).filter(|holder| holder % CLIENTS.len() == number);
+        let shared = Shared::default();
         let mine: Vec<_> = mine
-            .map(|_| holder::Holder::new(Arc::clone(&world), dice.fork()))
+            .map(|_| holder::Holder::new(Arc::clone(&world), dice.fork(), link(&shared)))
             .collect();
         sim.client(host, async move {
             let tasks = mine.into_iter().map(|holder| tokio::spawn(holder.run()));
@@ -98,8 +118,9 @@ pub(crate) fn run(seed: u64) -> Ran {
     while !step(&mut sim, &mut nemesis) {}
     nemesis.heal(&mut sim);
     let (judge, dice) = (Arc::clone(&world), Dice::new(seed, "judge"));
+    let link = link(&Shared::default());
     sim.client("judge", async move {
-        holder::judge(judge, dice).await;
+        holder::judge(judge, dice, link).await;
         Ok(())
     });
     while !step(&mut sim, &mut nemesis) {}
@@ -120,6 +141,7 @@ pub(crate) fn run(seed: u64) -> Ran {
         reached: finished.reached,
         answered: finished.answered,
         good: finished.good,
+        over_http2: finished.over_http2,
         crashes: nemesis.ends,
         forgot,
     }

@@ -27,6 +27,8 @@ pub(crate) struct Scenario {
     pub(crate) fault_gap: Duration,
     /// A newest token gets through within this, once nothing is broken any more.
     pub(crate) liveness: Duration,
+    /// Of a hundred clients, how many speak HTTP/2.
+    pub(crate) http2: u64,
 }
 
 impl Scenario {
@@ -102,6 +104,7 @@ impl Scenario {
             rough: [0, 15, 40, 70][dice.index(4)],
             fault_gap: dice.ms(120, 600),
             liveness: Duration::from_secs(1) + 4 * (settle + timeout + drain),
+            http2: [0, 50, 100][dice.index(3)],
         }
     }
 }

@@ -66,6 +66,7 @@ pub(crate) struct Answer {
     pub(crate) outcome: Option<String>,
     pub(crate) mark: Option<String>,
     pub(crate) body: String,
+    pub(crate) over_http2: bool,
 }
 
 /// The lock service: leases on keys, and tokens that rise over all of them.
@@ -336,6 +337,11 @@ impl World {
             reached: state.seen.len(),
             answered: state.answers.len(),
             good: state.answers.iter().filter(good).count(),
+            over_http2: state
+                .answers
+                .iter()
+                .filter(|answer| answer.over_http2)
+                .count(),
         }
     }
 }
@@ -346,6 +352,7 @@ pub(crate) struct Finished {
     pub(crate) reached: usize,
     pub(crate) answered: usize,
     pub(crate) good: usize,
+    pub(crate) over_http2: usize,
 }
 
 /// How an answer is not true.

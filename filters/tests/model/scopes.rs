@@ -174,7 +174,6 @@ pub(crate) fn quick() -> Vec<Scope> {
 pub(crate) fn ci() -> Vec<Scope> {
     vec![
         two_keys_two_crashes("2 keys, 3 holders, 2 crashes, 4 requests", 4),
-        one_key_everything("1 key, 3 holders, 2 crashes, all failures, 4 requests", 4),
         lane_bound("lane: bound holders, 4 requests", 4),
         lane_two_keys("lane: 2 keys told in turn, copies, 3 requests", 3),
         lane_one_key("lane: 1 key, reads, 4 requests", 4),
@@ -209,6 +208,7 @@ pub(crate) fn soak() -> Vec<Scope> {
         ),
         lane_forgets("lane: marks are forgotten, 3 requests", 3, 1, 0),
         two_keys_two_crashes("2 keys, 3 holders, 2 crashes, 5 requests", 5),
+        one_key_everything("1 key, 3 holders, 2 crashes, all failures, 4 requests", 4),
         one_key_everything("1 key, 3 holders, 2 crashes, all failures, 5 requests", 5),
         everything_fails(
             Scope::new(

@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::pace::Answers;
 use crate::access::AccessBody;
 use crate::body::{ClientBody, StreamBody, Unread};
 use crate::gateway::Settings;
@@ -29,6 +30,7 @@ use crate::timer::LazyTimer;
 /// A stream whose request has come.
 pub(super) struct Stream {
     respond: SendResponse<Bytes>,
+    answers: Answers,
     /// Where the client waits for `100 Continue`: whether its body is wanted.
     wanted: Option<Arc<AtomicBool>>,
     /// What is left of its body when that is dropped.
@@ -47,6 +49,7 @@ impl Stream {
     pub(super) fn new(
         request: Request<h2::RecvStream>,
         respond: SendResponse<Bytes>,
+        answers: Answers,
         peer: &Peer,
         settings: &Settings,
     ) -> (Request<ClientBody>, Self) {
@@ -71,6 +74,7 @@ impl Stream {
         let request = Request::from_parts(head, ClientBody::Http2(Box::new(body)));
         let stream = Self {
             respond,
+            answers,
             wanted,
             unread,
             stall: settings.timeouts.write_stall,
@@ -95,6 +99,8 @@ impl Stream {
         }
         make_http2(&mut head.headers, &body);
         let over = body.is_end_stream();
+        // Before the connection is woken for it.
+        self.answers.add();
         let Ok(sender) = self
             .respond
             .send_response(Response::from_parts(head, ()), over)
