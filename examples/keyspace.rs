@@ -2,9 +2,13 @@
 //! disk, and how long an advance takes on hot, cold and new keys.
 //!
 //! `cargo run --release --example keyspace -- [--keys N] [--path DIR] [--seconds S] [--json FILE]`
+//!
+//! With `--forget ROUNDS` it shows instead that forgetting bounds the disk: each round has N fresh
+//! keys, and those of the round before are forgotten.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -18,6 +22,8 @@ type AnyError = Box<dyn std::error::Error>;
 /// How many keys are loaded with one commit, and how many commits wait at once.
 const AT_ONCE: u64 = 1000;
 const COMMITS: usize = 8;
+/// How many keys are looked at for forgetting at a time.
+const LOOKED_AT: usize = 10_000;
 /// At how many sizes on the way the store is measured.
 const SIZES: u64 = 5;
 const NAMESPACE: &str = "n";
@@ -236,13 +242,61 @@ fn measure(path: &Path, keys: u64, time: Duration) -> Result<Value, AnyError> {
     }))
 }
 
+/// Fresh keys in each round, and those of the round before are forgotten.
+fn forget(path: &Path, keys: u64, rounds: u64) -> Result<Value, AnyError> {
+    let mut out = io::stdout().lock();
+    let store = Arc::new(EmbeddedStore::open(&Options::new(path))?);
+    let namespaces = [NAMESPACE.to_owned()];
+    ask(|reply| store.start_forgetting(&namespaces, Duration::ZERO, reply)).recv()??;
+    let mut lines = Vec::new();
+    for round in 0..rounds {
+        let begin = Instant::now();
+        load(&store, round * keys, (round + 1) * keys, round + 1)?;
+        let loaded = begin.elapsed();
+        let begin = Instant::now();
+        let mut forgotten = 0;
+        while store.len() > 0 && begin.elapsed() < Duration::from_secs(60) {
+            ask(|reply| store.keep_uptime(reply)).recv()??;
+            let mut after = None;
+            loop {
+                let look = |reply| store.idle_keys(NAMESPACE, after.as_ref(), LOOKED_AT, reply);
+                let idle = ask(look).recv()??;
+                forgotten += ask(|reply| store.forget(idle.keys, reply)).recv()??;
+                after = idle.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let bytes = disk_bytes(path)?;
+        let floor = store.floor(NAMESPACE).map(|floor| floor.to_string());
+        writeln!(
+            out,
+            "round {round}: {keys} keys loaded in {loaded:.1?}, {forgotten} forgotten in {:.1?}, {} keys left, floor {}, {:.1} MiB on disk",
+            begin.elapsed(),
+            store.len(),
+            floor.as_deref().unwrap_or("none"),
+            bytes as f64 / f64::from(1 << 20),
+        )?;
+        lines.push(
+            json!({ "round": round, "forgotten": forgotten, "left": store.len(), "bytes": bytes }),
+        );
+    }
+    store.close(true)?;
+    Ok(json!({ "keys": keys, "rounds": lines }))
+}
+
 fn main() -> Result<(), AnyError> {
     let keys: u64 = argument("--keys").map_or(Ok(10_000_000), |text| text.parse())?;
     let seconds: f64 = argument("--seconds").map_or(Ok(5.0), |text| text.parse())?;
     let parent = argument("--path").map_or_else(|| PathBuf::from("."), PathBuf::from);
     let directory = tempfile::tempdir_in(parent)?;
     let path = directory.path().join("store");
-    let found = measure(&path, keys, Duration::from_secs_f64(seconds))?;
+    let found = match argument("--forget") {
+        Some(rounds) => forget(&path, keys, rounds.parse()?)?,
+        None => measure(&path, keys, Duration::from_secs_f64(seconds))?,
+    };
     if let Some(file) = argument("--json") {
         std::fs::write(file, serde_json::to_string_pretty(&found)?)?;
     }

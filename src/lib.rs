@@ -13,6 +13,7 @@ pub(crate) mod clock;
 pub mod config;
 pub mod exchange;
 mod flat;
+mod forget;
 pub mod forward;
 pub mod gateway;
 pub mod intake;

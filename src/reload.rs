@@ -255,7 +255,13 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
             )
         })
     };
-    let store = |config: &Config| (config.store.path.clone(), config.store.cache);
+    let store = |config: &Config| {
+        let forget = config.store.forget.as_ref().map(|forget| {
+            let names = forget.namespaces.iter().map(|one| one.value.clone());
+            (names.collect::<Vec<_>>(), forget.after)
+        });
+        (config.store.path.clone(), config.store.cache, forget)
+    };
     let log = |config: &Config| (config.log.format, config.log.level);
     let mut fixed = Vec::new();
     if addresses(old) != addresses(new) {

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::builtin;
 use crate::config::{self, Config, Endpoint, Problems};
+use crate::forget::Forgetter;
 use crate::gateway::{Gateway, Settings};
 use crate::intake::Intake;
 use crate::locks::{Api as LocksApi, Locks};
@@ -130,6 +131,11 @@ pub fn serve(config: Config, file: &Path) -> Result<(), RunError> {
         .map_err(|error| RunError::System("could not start a runtime", error))?;
     let result = runtime.block_on(async {
         let (gateway, failed) = assemble(&config, table, upstreams, &store, &settles);
+        let locks = gateway.locks.as_ref();
+        let forgetter = Forgetter::start(&config.store, &gateway.fence, locks, &store).await;
+        if let Some(forgetter) = forgetter.map_err(RunError::Store)? {
+            tokio::spawn(forgetter.run());
+        }
         run(config, file, &gateway, &store, workers, failed).await
     });
     close(&store, result)

@@ -14,9 +14,11 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use fencegate_filters::fence::Fence;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::forget::Forgetter;
 use crate::gateway::Gateway;
 use crate::net;
 use crate::route::RouteTable;
@@ -74,7 +76,7 @@ pub async fn serve<P: Pace + 'static>(
 ) -> Result<(), RunError> {
     upstream::enter_worker(0);
     let connector = world.connector;
-    let simulated = |_: &str, _: &crate::config::Url| Some(Address::Simulated(connector.clone()));
+    let simulated = |_: &str, _: &config::Url| Some(Address::Simulated(connector.clone()));
     let upstreams = run::upstreams(config, 1, &simulated)?;
     let file = Path::new("simulated.yaml");
     let table = RouteTable::build(config, file, &upstreams).map_err(RunError::Config)?;
@@ -91,6 +93,11 @@ pub async fn serve<P: Pace + 'static>(
         stopper.stopping(),
     ));
     let reaping = tokio::spawn(run::reap(Arc::clone(&gateway)));
+    let forgetting = tokio::spawn(forget(
+        config.store.clone(),
+        gateway.fence.clone(),
+        Arc::clone(&store),
+    ));
     begun(&gateway);
     let timeout = config.shutdown.timeout;
     let serving = async {
@@ -113,5 +120,13 @@ pub async fn serve<P: Pace + 'static>(
         () = store.work(world.pace) => Ok(false),
     };
     reaping.abort();
+    forgetting.abort();
     run::close(&store, served)
+}
+
+async fn forget(config: config::Store, fence: Fence, store: Arc<EmbeddedStore>) {
+    let forgetter = Forgetter::start(&config, &fence, None, &store).await;
+    if let Ok(Some(forgetter)) = forgetter {
+        forgetter.run().await;
+    }
 }

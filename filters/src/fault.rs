@@ -66,6 +66,14 @@ pub enum Fault {
     RulesInFlight,
     /// A reset lowers the mark without waiting for what is in flight.
     ResetWithoutDrain,
+    /// Marks are forgotten before the floor that stands for them is durable.
+    FloorLate,
+    /// Floors that are high enough already are not committed once more.
+    FloorSkipped,
+    /// A key without a mark of its own is not compared with its namespace's floor.
+    FloorUnheard,
+    /// The mark of a key is forgotten although the key has a lane.
+    ForgetInUse,
     /// A grant of the lock service is told before older writes have ended.
     GrantUndrained,
     /// Leases are not there after a restart.
@@ -158,6 +166,10 @@ impl Fault {
         (Self::UpgradeIsRead, "upgrade-is-read"),
         (Self::RulesInFlight, "rules-in-flight"),
         (Self::ResetWithoutDrain, "reset-without-drain"),
+        (Self::FloorLate, "floor-late"),
+        (Self::FloorSkipped, "floor-skipped"),
+        (Self::FloorUnheard, "floor-unheard"),
+        (Self::ForgetInUse, "forget-in-use"),
         (Self::GrantUndrained, "grant-undrained"),
         (Self::ForgetLeases, "forget-leases"),
         (Self::RepeatTokens, "repeat-tokens"),

@@ -99,6 +99,16 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(Key, Record)>, StoreError>;
 
+    /// The mark that a key of `namespace` counts as having where it has none of its own: marks up
+    /// to it may have been forgotten. `None` where no mark ever was.
+    ///
+    /// It never goes down, and is asked after a read has found no mark. Blocks for no longer than a
+    /// memory access.
+    fn floor(&self, namespace: &str) -> Option<Token> {
+        let _ = namespace;
+        None
+    }
+
     /// How many keys have a mark.
     fn len(&self) -> u64;
 

@@ -414,7 +414,7 @@ impl World {
         }
         let read = self.reads.swap_remove(at);
         let woken = match read.looked {
-            Some(record) => self.lanes[key].loaded(read.number, record, self.held),
+            Some(record) => self.lanes[key].loaded(read.number, record, None, self.held),
             None => self.lanes[key].load_failed(read.number),
         };
         self.woken.extend(woken);

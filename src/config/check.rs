@@ -45,6 +45,29 @@ pub(super) fn check(d: &mut Decoder<'_>, root: &Node, config: &Config) {
         token_headers(d, config, route);
         trust(d, config, route);
     }
+    forget(d, root, config);
+}
+
+/// What is forgotten has to be something: a name that is misspelt would keep every mark for ever.
+fn forget(d: &mut Decoder<'_>, root: &Node, config: &Config) {
+    let Some(forget) = &config.store.forget else {
+        return;
+    };
+    if forget.namespaces.is_empty()
+        && let Some(at) = child(root, "store").and_then(|store| child(store, "forget"))
+    {
+        d.problem(&at.at, "forget needs at least one namespace");
+    }
+    for namespace in &forget.namespaces {
+        if !config
+            .routes
+            .iter()
+            .any(|route| route.namespace.value == namespace.value)
+        {
+            let message = format!("no route has the namespace {}", quoted(&namespace.value));
+            d.problem(&namespace.at, message);
+        }
+    }
 }
 
 fn at_least_one(d: &mut Decoder<'_>, root: &Node) {
@@ -261,9 +284,43 @@ pub(super) fn warnings(file: &Path, config: &Config) -> Vec<Problem> {
             out.push(Problem::new(file, &route.name.at, message));
         }
     }
+    forgetting(file, config, &mut out);
     certificates(file, config, &mut out);
     super::problem::sort(&mut out);
     out
+}
+
+/// A floor stands for the mark of every key that has none: a token that nobody issued would become
+/// the floor of its whole namespace once its key is forgotten. And the lock service issues tokens that
+/// are ordered within one key alone.
+fn forgetting(file: &Path, config: &Config, out: &mut Vec<Problem>) {
+    let forgotten = config
+        .store
+        .forget
+        .iter()
+        .flat_map(|forget| &forget.namespaces);
+    for namespace in forgotten {
+        for route in &config.routes {
+            if route.namespace.value != namespace.value || route.fence.require == Require::Never {
+                continue;
+            }
+            let why = match route.fence.trust.value {
+                Trust::Any => {
+                    "takes any token, and one that nobody issued would become the floor of the whole namespace once it is forgotten (max_advance does not limit the first token of a key): trust: signed keeps such tokens out"
+                }
+                Trust::Issued => {
+                    "takes the tokens of the lock service, which are ordered within one key alone: a key that comes back begins above all that were forgotten"
+                }
+                Trust::Signed => continue,
+            };
+            let message = format!(
+                "marks of {} are forgotten, and route {} {why}",
+                quoted(&namespace.value),
+                quoted(&route.name.value),
+            );
+            out.push(Problem::new(file, &namespace.at, message));
+        }
+    }
 }
 
 /// Certificates that count no more, or soon will not, and routes that ask for what no listener does.

@@ -61,8 +61,8 @@ pub use choice::{
 };
 pub use cidr::{BadCidr, Cidr};
 pub use model::{
-    Admin, Config, Drain, Fence, Health, KeyRule, Limits, Listener, Locks, Log, Pool, Route,
-    Shutdown, Store, Timeouts, Tls, Upstream, UpstreamHeader, UpstreamTls,
+    Admin, Config, Drain, Fence, Forget, Health, KeyRule, Limits, Listener, Locks, Log, Pool,
+    Route, Shutdown, Store, Timeouts, Tls, Upstream, UpstreamHeader, UpstreamTls,
 };
 pub use problem::{Position, Problem, Problems, Spanned};
 pub use rules::rules;

@@ -110,6 +110,17 @@ pub struct Store {
     pub cache: u64,
     /// Whether a directory that is missing or empty is refused at start, instead of created.
     pub require_existing: bool,
+    /// Which marks are forgotten, if any are.
+    pub forget: Option<Forget>,
+}
+
+/// Forgetting the marks of keys that nobody uses.
+#[derive(Clone, Debug)]
+pub struct Forget {
+    /// The namespaces whose tokens are ordered across keys; at least one.
+    pub namespaces: Vec<Spanned<String>>,
+    /// For how long a key is not used before its mark may be forgotten, in uptime.
+    pub after: Duration,
 }
 
 /// A resource behind the fence.

@@ -9,7 +9,9 @@ use super::address::{Address, BadAddress, Endpoint};
 use super::choice::{Level, LogFormat};
 use super::cidr::Cidr;
 use super::decode::{Decoder, Map, named};
-use super::model::{Admin, Config, Limits, Listener, Locks, Log, Shutdown, Store, Timeouts};
+use super::model::{
+    Admin, Config, Forget, Limits, Listener, Locks, Log, Shutdown, Store, Timeouts,
+};
 use super::problem::Spanned;
 use super::secret::TokenHash;
 use super::tree::Node;
@@ -199,6 +201,7 @@ fn store(d: &mut Decoder<'_>, node: Option<&Node>) -> Store {
         path: PathBuf::from("./data"),
         cache: 256 * MIB,
         require_existing: false,
+        forget: None,
     };
     if let Some(mut map) = section(d, node) {
         store.path = map.or("path", store.path, |node| {
@@ -206,9 +209,28 @@ fn store(d: &mut Decoder<'_>, node: Option<&Node>) -> Store {
         });
         store.cache = map.or("cache", store.cache, |node| d.size(node, MIB, 1024 * GIB));
         store.require_existing = map.or("require_existing", false, |node| d.boolean(node));
+        store.forget = map
+            .get("forget")
+            .filter(|node| !node.is_null())
+            .and_then(|node| forget(d, node));
         map.finish(d);
     }
     store
+}
+
+fn forget(d: &mut Decoder<'_>, node: &Node) -> Option<Forget> {
+    let mut map = d.map(node);
+    let namespaces = map
+        .require(d, "namespaces")
+        .and_then(|node| d.items(node, |d, node| d.spanned(node)));
+    let after = map
+        .require(d, "after")
+        .and_then(|node| d.duration(node, Duration::from_secs(1)));
+    map.finish(d);
+    Some(Forget {
+        namespaces: namespaces?,
+        after: after?,
+    })
 }
 
 fn limits(d: &mut Decoder<'_>, node: Option<&Node>) -> Limits {

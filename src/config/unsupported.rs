@@ -11,7 +11,6 @@ use super::tree::{Kind, Node};
 /// item of a list, `*` any key of a mapping.
 const KEYS: &[(&str, Option<&str>)] = &[
     ("store.etcd", None),
-    ("store.forget", None),
     ("routes.[].fence.partition", None),
     ("telemetry", None),
 ];

@@ -10,8 +10,9 @@ use fencegate_filters::store::{Record, Reply, Store, StoreError};
 use fencegate_filters::{Key, Reason, Refusal};
 use tokio::sync::oneshot;
 
-use super::cell::{Cell, now};
+use super::cell::{Cell, Waker, now};
 use super::kept;
+use crate::store::asked;
 
 /// Locks by their keys.
 pub(super) struct Table {
@@ -47,6 +48,18 @@ impl Table {
             Some(Slot::Ready(cell)) => Some(Arc::clone(cell)),
             Some(Slot::Loading(_)) | None => None,
         }
+    }
+
+    /// Whether somebody has the lease of `key`, or asks for it.
+    pub(super) async fn is_leased(&self, key: &Key) -> Result<bool, StoreError> {
+        if self.lock().contains_key(key) {
+            return Ok(true);
+        }
+        let kept = kept::key_of(key);
+        let record = asked(|reply| self.store.read(&kept, reply)).await?;
+        // One of before that nobody has used since lasts for its whole time from the start on.
+        let found = kept::lock::<Waker>(record.as_ref(), self.since);
+        Ok(found.taken(now(), None).is_some())
     }
 
     /// All that are in memory.

@@ -58,6 +58,11 @@ impl Locks {
         Ok(views)
     }
 
+    /// Whether somebody has the lease of `key`, or asks for it.
+    pub(crate) async fn is_leased(&self, key: &Key) -> Result<bool, StoreError> {
+        self.table.is_leased(key).await
+    }
+
     /// How many locks are held, as far as anybody has used them since the start.
     pub(crate) fn held(&self) -> usize {
         let now = now();

@@ -270,19 +270,24 @@ impl Committer {
             .flat_map(|pending| std::mem::take(&mut pending.raises))
             .peekable();
         while raises.peek().is_some() {
+            let uptime = self.shared.ages.uptime();
             let mut memory = lock_mutex(&self.shared.memory);
+            memory.half_frame = true;
             let tables = &mut memory.tables;
+            tables.uptime = uptime;
             tables.insert(sequence, raises.by_ref().take(INSERTS));
         }
         drop(raises);
         let mut memory = lock_mutex(&self.shared.memory);
+        memory.half_frame = false;
         memory.wants_spare |= rotated.is_some();
+        let wants_flush = memory.wants_flush;
         let Memory { tables, .. } = &mut *memory;
         let tuning = &self.shared.tuning;
         let full = tables.active.len() >= tuning.memory_keys || self.live > tuning.flush_segments;
         let frozen = full && tables.freeze();
         // To wake the flusher for nothing would cost each commit a switch of threads.
-        let work = frozen || rotated.is_some() || tables.has_unresolved();
+        let work = frozen || wants_flush || rotated.is_some() || tables.has_unresolved();
         if frozen {
             // What is live now is what the new table has to answer for, at most one segment.
             self.live = 1;

@@ -9,7 +9,7 @@ use fencegate_filters::store::{Binding, Raise, Record, Store};
 use super::files::{CHECKPOINT, CLEAN, Checkpoint, FORMAT, Format, StoreId, write_clean};
 use super::frame::{begin, finish};
 use super::index::IndexMark;
-use super::record::encode_raise;
+use super::record::{Kept, encode_raise};
 use super::segment;
 use super::sim_disk::SimDisk;
 use super::{EmbeddedStore, Key, OpenError};
@@ -133,7 +133,7 @@ impl Image {
                 draining: false,
                 resets: 0,
             };
-            (key.clone(), record)
+            (key.clone(), Kept { record, stamp: 0 })
         });
         let disk = SimDisk::holding(&self.files, entries.collect(), mark);
         let store = EmbeddedStore::open_simulated(&disk)?;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use fencegate_filters::Key;
 use fencegate_filters::store::{Record, StoreError};
 
+use super::ages;
 use super::committer::Committer;
 use super::disk::{Disk, replace};
 use super::error::OpenError;
 use super::files::{CLEAN, write_clean};
+use super::index::INDEX;
 use super::log::Log;
 use super::opening::{Found, OpenIndex, Opening, Settings, create};
 use super::rules::Rules;
@@ -71,9 +73,16 @@ impl Engine {
         let found = Found::read(&*disk, open_index, &settings.path)?;
         let mut tables = Tables::default();
         tables.indexed = found.mark.keys;
+        let indexed = |error: super::IndexError| opening.corrupt(INDEX, error.to_string());
+        tables.uptime = ages::indexed_uptime(&*found.index).map_err(indexed)?;
         let scan = found.scan(&*disk, &settings.path, |sequence, raise| {
+            // What comes behind it in the log was committed later.
+            if let Some(uptime) = ages::uptime_of(&raise) {
+                tables.uptime = tables.uptime.max(uptime);
+            }
             tables.insert(sequence, [raise]);
         })?;
+        let uptime = tables.uptime;
         // Every opening moves the log's end, so a marker that names it is from the last close.
         let was_clean = fresh || found.clean == Some(scan.last);
         if found.clean.is_some_and(|last| last > scan.last) {
@@ -98,6 +107,7 @@ impl Engine {
                 std::io::Error::other(format!("sealing the log: {error:?}")),
             )
         })?;
+        shared.ages.begin(uptime);
         let engine = Self {
             shared,
             was_clean,
@@ -105,6 +115,10 @@ impl Engine {
             committer: Mutex::default(),
             others: Mutex::default(),
         };
+        // Before the first read is answered.
+        engine
+            .find_floors()
+            .map_err(|error| opening.corrupt(INDEX, error.to_string()))?;
         Ok((engine, log))
     }
 
@@ -201,7 +215,8 @@ impl Engine {
         let found = found.map_err(|error| self.shared.fail(&error.to_string()))?;
         // A key that was flushed in between is in both, and one that is not in `keys` has been in
         // the index since before it was read.
-        let mut indexed: std::collections::HashMap<_, _> = found.into_iter().collect();
+        let found = found.into_iter().map(|(key, kept)| (key, kept.record));
+        let mut indexed: std::collections::HashMap<_, _> = found.collect();
         keys.extend(indexed.keys().map(|key| Key::from_text(key)));
         keys.sort_unstable();
         keys.dedup();

@@ -17,10 +17,11 @@ pub(super) const CLEAN: &str = "CLEAN";
 pub(super) const RULES: &str = "RULES";
 pub(super) const CREATING: &str = "CREATING";
 
-/// The version of the format that is written. In this one a record may say that its mark was reset.
-pub(super) const FORMAT_VERSION: &str = "2";
-/// The version before it, of which all that is read is the same.
-const OLDER_VERSION: &str = "1";
+/// The version of the format that is written. In this one marks may have been forgotten, and a floor
+/// stands for them.
+pub(super) const FORMAT_VERSION: &str = "3";
+/// Those before it, of which all that is read is the same.
+const OLDER_VERSIONS: [&str; 2] = ["1", "2"];
 const FORMAT_NAME: &str = "fencegate-store";
 const CHECKSUM: &str = "crc32c ";
 
@@ -109,9 +110,11 @@ impl Format {
         let first = String::from_utf8_lossy(bytes);
         match field(first.lines().next().unwrap_or_default(), FORMAT_NAME) {
             None => Self::Damaged,
-            Some(FORMAT_VERSION | OLDER_VERSION) => unseal(bytes)
-                .and_then(|text| field(text, "store")?.parse().ok())
-                .map_or(Self::Damaged, Self::Known),
+            Some(version) if version == FORMAT_VERSION || OLDER_VERSIONS.contains(&version) => {
+                unseal(bytes)
+                    .and_then(|text| field(text, "store")?.parse().ok())
+                    .map_or(Self::Damaged, Self::Known)
+            }
             Some(other) => Self::Other(other.to_owned()),
         }
     }
@@ -205,8 +208,8 @@ mod tests {
     fn another_version_is_named_and_damage_is_not_a_version() {
         let id = StoreId::random();
         assert_eq!(Format::read(&Format::write(id)), Format::Known(id));
-        let newer = b"fencegate-store 3\nwhatever it has then\n";
-        assert_eq!(Format::read(newer), Format::Other("3".into()));
+        let newer = b"fencegate-store 4\nwhatever it has then\n";
+        assert_eq!(Format::read(newer), Format::Other("4".into()));
         assert_eq!(
             Format::read(b"fencegate-store 1\nstore 12\n"),
             Format::Damaged

@@ -7,18 +7,19 @@
 use std::sync::Arc;
 
 use fencegate_filters::Key;
-use fencegate_filters::store::Record;
+use fencegate_filters::store::StoreError;
 
 use super::disk::{is_no_space, is_read_only, replace};
 use super::files::{CHECKPOINT, Checkpoint};
-use super::index::{IndexError, IndexMark};
+use super::index::{IndexChange, IndexError, IndexMark};
 use super::lock_mutex;
-use super::shared::{FailOnPanic, Memory, Shared};
+use super::shared::{Chore, FailOnPanic, Memory, Shared};
 use super::table::Table;
 
 enum Work {
     Flush(Vec<Key>),
     Resolve(Key),
+    Chore(Chore),
     MakeSpare,
     Stop,
 }
@@ -53,7 +54,11 @@ pub(super) fn run(shared: &Shared) {
     let _guard = FailOnPanic(shared, "flusher");
     loop {
         match wait(shared) {
-            Work::Stop => return,
+            Work::Stop => {
+                // Those who asked are told that nobody will.
+                drop(std::mem::take(&mut lock_mutex(&shared.memory).chores));
+                return;
+            }
             work => act(shared, work),
         }
     }
@@ -78,6 +83,22 @@ fn act(shared: &Shared, work: Work) {
         // A failure is remembered by `ask` itself.
         Work::Resolve(key) => drop(shared.ask(&key)),
         Work::MakeSpare => make_spare(shared),
+        Work::Chore(Chore::FindIdle {
+            namespace,
+            after,
+            limit,
+            reply,
+        }) => {
+            let found = shared.idle_keys(&namespace, after.as_ref(), limit);
+            reply.send(found.map_err(|error| shared.fail(&error.to_string())));
+        }
+        Work::Chore(Chore::Forget { keys, reply }) => {
+            let forgotten = forget(shared, keys);
+            reply.send(forgotten.map_err(|error| match error {
+                FlushError::NoSpace => StoreError::NoSpace,
+                FlushError::Final(why) => shared.fail(&why),
+            }));
+        }
         Work::Flush(unresolved) => {
             let flushed = flush(shared, &unresolved);
             let mut memory = lock_mutex(&shared.memory);
@@ -95,6 +116,11 @@ fn next(shared: &Shared, memory: &mut Memory, waited: bool) -> Option<Work> {
     if memory.stop || shared.failed().is_some() {
         return Some(Work::Stop);
     }
+    // Between two frames: a checkpoint stands for whole ones.
+    if memory.wants_flush && !memory.half_frame && memory.tables.frozen.is_none() {
+        memory.wants_flush = false;
+        memory.tables.freeze();
+    }
     if let Some(frozen) = memory
         .tables
         .frozen
@@ -105,6 +131,9 @@ fn next(shared: &Shared, memory: &mut Memory, waited: bool) -> Option<Work> {
         return Some(Work::Flush(
             unresolved.map(|entry| entry.key.clone()).collect(),
         ));
+    }
+    if let Some(chore) = memory.chores.pop_front() {
+        return Some(Work::Chore(chore));
     }
     if std::mem::take(&mut memory.wants_spare) {
         return Some(Work::MakeSpare);
@@ -186,13 +215,63 @@ fn flush(shared: &Shared, unresolved: &[Key]) -> Result<(), FlushError> {
     Ok(())
 }
 
-fn sorted(table: &Table) -> Vec<(&str, &Record)> {
-    let entries = table
+fn sorted(table: &Table) -> Vec<IndexChange<'_>> {
+    let changes = table.iter().map(|entry| IndexChange {
+        key: entry.key.as_str(),
+        record: Some((&entry.record, entry.stamp)),
+    });
+    let mut changes: Vec<_> = changes.collect();
+    changes.sort_unstable_by_key(|change| change.key);
+    changes
+}
+
+/// Takes the marks of `keys` out of the index, but for those that are in use by now, and for those
+/// that no durable floor is above.
+///
+/// What the log has of them is older than the checkpoint, so no opening brings it back.
+fn forget(shared: &Shared, mut keys: Vec<Key>) -> Result<u64, FlushError> {
+    keys.sort_unstable();
+    keys.dedup();
+    let mut gone = Vec::with_capacity(keys.len());
+    for key in keys {
+        let idle = shared.idle_record(&key)?;
+        let floor = shared.ages.floor(key.namespace());
+        if idle.is_some_and(|record| floor.is_some_and(|floor| record.mark < floor)) {
+            gone.push(key);
+        }
+    }
+    if gone.is_empty() {
+        return Ok(0);
+    }
+    let count = gone.len() as u64;
+    let keys = lock_mutex(&shared.memory)
+        .tables
+        .indexed
+        .saturating_sub(count);
+    let (generation, sequence) = {
+        let checkpoint = lock_mutex(&shared.checkpoint);
+        (checkpoint.generation + 1, checkpoint.sequence)
+    };
+    let mark = IndexMark {
+        generation,
+        sequence,
+        keys,
+    };
+    let changes: Vec<_> = gone
         .iter()
-        .map(|entry| (entry.key.as_str(), &entry.record));
-    let mut entries: Vec<_> = entries.collect();
-    entries.sort_unstable_by_key(|entry| entry.0);
-    entries
+        .map(|key| IndexChange {
+            key: key.as_str(),
+            record: None,
+        })
+        .collect();
+    shared.index.apply(&changes, mark)?;
+    lock_mutex(&shared.memory).tables.forgotten(&gone, keys);
+    match checkpoint(shared, mark) {
+        // They are gone. The next checkpoint of the index has the number of this one, and CHECKPOINT
+        // stays one step behind until there is room.
+        Ok(()) | Err(FlushError::NoSpace) => Ok(count),
+        Err(error) => Err(error),
+    }
 }
 
 fn checkpoint(shared: &Shared, mark: IndexMark) -> Result<(), FlushError> {

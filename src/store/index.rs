@@ -17,7 +17,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
 use super::disk::{is_no_space, is_read_only};
 use super::files::{field, seal, unseal};
-use super::record::{decode_record, encode_record};
+use super::record::{Kept, decode_record, encode_record};
 
 /// The directory of the index, within the store's.
 pub(super) const INDEX: &str = "index";
@@ -33,15 +33,22 @@ pub(super) struct IndexMark {
     pub(super) keys: u64,
 }
 
+/// What becomes of one key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IndexChange<'a> {
+    pub(super) key: &'a str,
+    /// Its record and its stamp; `None`: it has none any more.
+    pub(super) record: Option<(&'a Record, u32)>,
+}
+
 /// All marks up to a checkpoint.
 pub(super) trait Index: Send + Sync {
     /// What it says of itself; `None` before the first `apply`.
     fn mark(&self) -> Result<Option<IndexMark>, IndexError>;
     /// The record of one key.
-    fn get(&self, key: &str) -> Result<Option<Record>, IndexError>;
-    /// Replaces the records of `entries`, which are sorted by key, and the mark, durably and as
-    /// one.
-    fn apply(&self, entries: &[(&str, &Record)], mark: IndexMark) -> Result<(), IndexError>;
+    fn get(&self, key: &str) -> Result<Option<Kept>, IndexError>;
+    /// Makes `changes`, which are sorted by key, and replaces the mark, durably and as one.
+    fn apply(&self, changes: &[IndexChange<'_>], mark: IndexMark) -> Result<(), IndexError>;
     /// Makes durable what is found at open. To be called before anything is built on it.
     fn vouch(&self) -> Result<(), IndexError>;
     /// Up to `limit` keys that start with `prefix` and sort after `after`, in order.
@@ -50,7 +57,7 @@ pub(super) trait Index: Send + Sync {
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<(String, Record)>, IndexError>;
+    ) -> Result<Vec<(String, Kept)>, IndexError>;
 }
 
 /// Why the index did not do what it was asked.
@@ -161,10 +168,10 @@ impl FjallIndex {
         }
     }
 
-    fn decode(key: &[u8], value: &[u8]) -> Result<(String, Record), IndexError> {
+    fn decode(key: &[u8], value: &[u8]) -> Result<(String, Kept), IndexError> {
         let text = key.get(1..).and_then(|key| std::str::from_utf8(key).ok());
         match (text, decode_record(value)) {
-            (Some(text), Some(record)) => Ok((text.to_owned(), record)),
+            (Some(text), Some(kept)) => Ok((text.to_owned(), kept)),
             _ => Err(IndexError::Damaged(format!(
                 "the record of {}",
                 String::from_utf8_lossy(key)
@@ -220,15 +227,15 @@ impl Index for FjallIndex {
         Ok(Some(mark))
     }
 
-    fn get(&self, key: &str) -> Result<Option<Record>, IndexError> {
+    fn get(&self, key: &str) -> Result<Option<Kept>, IndexError> {
         let key = index_key(key);
         match guarded(|| Ok(self.marks.get(&key)?))? {
             None => Ok(None),
-            Some(value) => Self::decode(&key, &value).map(|(_, record)| Some(record)),
+            Some(value) => Self::decode(&key, &value).map(|(_, kept)| Some(kept)),
         }
     }
 
-    fn apply(&self, entries: &[(&str, &Record)], mark: IndexMark) -> Result<(), IndexError> {
+    fn apply(&self, changes: &[IndexChange<'_>], mark: IndexMark) -> Result<(), IndexError> {
         let IndexMark {
             generation,
             sequence,
@@ -243,9 +250,13 @@ impl Index for FjallIndex {
             let mut ingestion = self.marks.start_ingestion()?;
             ingestion.write(MARK_KEY, seal(text))?;
             let mut value = Vec::new();
-            for (key, record) in entries {
+            for IndexChange { key, record } in changes {
+                let Some((record, stamp)) = record else {
+                    ingestion.write_tombstone(index_key(key))?;
+                    continue;
+                };
                 value.clear();
-                encode_record(record, &mut value)
+                encode_record(record, *stamp, &mut value)
                     .map_err(|_| IndexError::Damaged(format!("the record of {key} is too long")))?;
                 ingestion.write(index_key(key), &*value)?;
             }
@@ -265,7 +276,7 @@ impl Index for FjallIndex {
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<(String, Record)>, IndexError> {
+    ) -> Result<Vec<(String, Kept)>, IndexError> {
         let prefix = index_key(prefix);
         let from = match after.map(index_key) {
             // The least key that sorts after another is that key and a zero byte.
@@ -305,6 +316,40 @@ mod tests {
         }
     }
 
+    fn put<'a>(key: &'a str, record: &'a Record) -> IndexChange<'a> {
+        let record = Some((record, 7));
+        IndexChange { key, record }
+    }
+
+    #[test]
+    fn what_is_taken_out_is_gone_and_its_room_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = FjallIndex::open(directory.path(), 1 << 20).unwrap();
+        let mark = |generation| IndexMark {
+            generation,
+            sequence: 1,
+            keys: 0,
+        };
+        let one = record(1);
+        for round in 0..40 {
+            let keys: Vec<_> = (0..2000).map(|n| format!("n/{round:03}{n:05}")).collect();
+            let puts: Vec<_> = keys.iter().map(|key| put(key, &one)).collect();
+            index.apply(&puts, mark(2 * round + 1)).unwrap();
+            let kept = index.get(&keys[7]).unwrap();
+            assert_eq!(kept.map(|kept| kept.stamp), Some(7));
+            let gone: Vec<_> = keys
+                .iter()
+                .map(|key| IndexChange { key, record: None })
+                .collect();
+            index.apply(&gone, mark(2 * round + 2)).unwrap();
+            assert_eq!(index.get(&keys[7]).unwrap(), None);
+        }
+        assert!(index.range("", None, 9).unwrap().is_empty());
+        drop(index);
+        let index = FjallIndex::open(directory.path(), 1 << 20).unwrap();
+        assert!(index.range("", None, 9).unwrap().is_empty());
+    }
+
     #[test]
     fn hot_keys_do_not_pile_up() {
         let directory = tempfile::tempdir().unwrap();
@@ -312,7 +357,7 @@ mod tests {
         let keys: Vec<_> = (0..500).map(|n| format!("n/{n:05}")).collect();
         for round in 1..=200 {
             let record = record(round);
-            let entries: Vec<_> = keys.iter().map(|key| (key.as_str(), &record)).collect();
+            let entries: Vec<_> = keys.iter().map(|key| put(key, &record)).collect();
             let mark = IndexMark {
                 generation: round,
                 sequence: round,
@@ -320,12 +365,12 @@ mod tests {
             };
             index.apply(&entries, mark).unwrap();
             assert_eq!(index.mark().unwrap(), Some(mark));
-            assert_eq!(index.get("n/00007").unwrap(), Some(record.clone()));
+            assert_eq!(index.get("n/00007").unwrap().unwrap().record, record);
         }
         assert!(index.marks.l0_table_count() <= MOST_UNMERGED + 1);
         drop(index);
         let index = FjallIndex::open(directory.path(), 1 << 20).unwrap();
-        assert_eq!(index.get("n/00499").unwrap(), Some(record(200)));
+        assert_eq!(index.get("n/00499").unwrap().unwrap().record, record(200));
         assert_eq!(index.range("n/", None, 999).unwrap().len(), 500);
     }
 }

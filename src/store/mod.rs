@@ -11,10 +11,12 @@
 //! | `stepped` | the same work without threads, for the simulation |
 //! | `table`, `index` | marks in memory, and on disk |
 //! | `opening`, `engine` | what is found at open, and the running store |
+//! | `ages`, `forget` | the uptime, floors, and marks that are forgotten |
 //! | `files`, `rules`, `lock` | the small files of the directory |
 //! | `disk` | the seam to the file system |
 //! | `tools` | verify, export, import, stats |
 
+mod ages;
 mod committer;
 mod disk;
 #[cfg(feature = "fuzzing")]
@@ -24,6 +26,7 @@ mod engine;
 mod error;
 mod files;
 mod flusher;
+mod forget;
 mod frame;
 mod index;
 mod lock;
@@ -59,12 +62,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, LockResult, PoisonError};
 use std::time::{Duration, Instant};
 
-use fencegate_filters::Key;
 use fencegate_filters::store::{Raise, Record, Reply, Store, StoreError};
+use fencegate_filters::{Key, Token};
 
 use self::disk::{Directory, create_dir_durably};
 use self::engine::Engine;
 pub use self::error::OpenError;
+pub use self::forget::IdleKeys;
 use self::index::{FjallIndex, INDEX, Index, IndexError};
 use self::lock::Lock;
 pub use self::medium::volatile_medium;
@@ -75,6 +79,9 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// How long to wait before trying again for room.
 const NO_SPACE_WAIT: Duration = Duration::from_secs(1);
+
+/// By what the uptime is counted.
+const UPTIME_UNIT: Duration = Duration::from_secs(1);
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -124,6 +131,7 @@ impl Options {
                 memory_keys: self.memory_keys.max(1),
                 idle: self.idle,
                 no_space_wait: NO_SPACE_WAIT,
+                uptime_unit: UPTIME_UNIT,
             },
         }
     }
@@ -252,6 +260,10 @@ impl Store for EmbeddedStore {
         self.engine.list(prefix, after, limit)
     }
 
+    fn floor(&self, namespace: &str) -> Option<Token> {
+        self.engine.shared.ages.floor(namespace)
+    }
+
     /// Exact. Reads the disk only for keys that were committed without having been read before.
     fn len(&self) -> u64 {
         self.engine.len()
@@ -264,6 +276,15 @@ impl fmt::Debug for EmbeddedStore {
             .field("was_clean", &self.was_clean())
             .finish_non_exhaustive()
     }
+}
+
+/// Makes one call to a store, and waits for its answer.
+pub(crate) async fn asked<T: Send + 'static>(call: impl FnOnce(Reply<T>)) -> Result<T, StoreError> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // Whoever left needs no answer.
+    call(Reply::new(move |result| drop(sender.send(result))));
+    let dropped = StoreError::Unavailable("the store dropped the call".into());
+    receiver.await.unwrap_or(Err(dropped))
 }
 
 fn open_index(

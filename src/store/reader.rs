@@ -35,7 +35,15 @@ fn answer(shared: &Shared, batch: &mut Vec<Asked>) {
         let tables = &mut lock_mutex(&shared.memory).tables;
         let pairs = batch.iter().zip(found);
         pairs
-            .map(|(asked, found)| found.map(|found| tables.resolve(&asked.key, found, generation)))
+            .map(|(asked, found)| {
+                found.map(|found| {
+                    let stamp = found.as_ref().map(|kept| kept.stamp);
+                    let record = found.map(|kept| kept.record);
+                    let resolved = tables.resolve(&asked.key, record, generation)?;
+                    shared.touch(&asked.key, resolved.as_ref(), stamp);
+                    Ok(resolved)
+                })
+            })
             .collect()
     };
     for (Asked { key, reply }, resolved) in batch.drain(..).zip(resolved) {

@@ -1,11 +1,13 @@
 //! How a record is written, in the log and in the index, and how two records of one key merge.
 //!
 //! ```text
-//! record = epoch u64, counter u64, flags u8, [ holder length u16, holder ], [ resets u64 ]
+//! record = epoch u64, counter u64, flags u8, [ holder length u16, holder ], [ resets u64 ],
+//!          [ stamp u32 ]
 //! raise  = key length u16, key, record                                        ; little endian
 //! ```
 //!
-//! The resets are there, and their flag is set, only where there have been some.
+//! The resets are there, and their flag is set, only where there have been some. Only the index has
+//! stamps.
 
 use std::sync::Arc;
 
@@ -18,9 +20,19 @@ const NOBODY: u8 = 1;
 const HOLDER: u8 = 2;
 const DRAINING: u8 = 0b100;
 const RESET: u8 = 0b1000;
+const STAMP: u8 = 0b1_0000;
 
-/// Appends `record` to `out`. Fails, and appends nothing, where the holder is too long to write.
-pub(super) fn encode_record(record: &Record, out: &mut Vec<u8>) -> Result<(), TooLong> {
+/// A record as the index keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) record: Record,
+    /// When it was committed last, in seconds of uptime; 0 where that is not known.
+    pub(super) stamp: u32,
+}
+
+/// Appends `record` to `out`, with its stamp unless that is 0. Fails, and appends nothing, where the
+/// holder is too long to write.
+pub(super) fn encode_record(record: &Record, stamp: u32, out: &mut Vec<u8>) -> Result<(), TooLong> {
     let (binding, holder) = match &record.holder {
         Binding::Unbound => (UNBOUND, None),
         Binding::Nobody => (NOBODY, None),
@@ -33,13 +45,17 @@ pub(super) fn encode_record(record: &Record, out: &mut Vec<u8>) -> Result<(), To
     out.extend_from_slice(&record.mark.epoch().to_le_bytes());
     out.extend_from_slice(&record.mark.counter().to_le_bytes());
     let reset = if record.resets > 0 { RESET } else { 0 };
-    out.push(binding | draining | reset);
+    let stamped = if stamp > 0 { STAMP } else { 0 };
+    out.push(binding | draining | reset | stamped);
     if let Some((length, name)) = holder {
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(name.as_bytes());
     }
     if reset != 0 {
         out.extend_from_slice(&record.resets.to_le_bytes());
+    }
+    if stamped != 0 {
+        out.extend_from_slice(&stamp.to_le_bytes());
     }
     Ok(())
 }
@@ -51,7 +67,7 @@ pub(super) fn encode_raise(raise: &Raise, out: &mut Vec<u8>) -> Result<(), TooLo
     let length = u16::try_from(key.len()).map_err(|_| TooLong)?;
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(key.as_bytes());
-    encode_record(&raise.record, out).inspect_err(|_| out.truncate(before))
+    encode_record(&raise.record, 0, out).inspect_err(|_| out.truncate(before))
 }
 
 /// A key or a holder is longer than 65,535 bytes.
@@ -59,10 +75,10 @@ pub(super) fn encode_raise(raise: &Raise, out: &mut Vec<u8>) -> Result<(), TooLo
 pub(super) struct TooLong;
 
 /// Reads one record; `None` where the bytes are not exactly one.
-pub(super) fn decode_record(bytes: &[u8]) -> Option<Record> {
+pub(super) fn decode_record(bytes: &[u8]) -> Option<Kept> {
     let mut rest = Reader(bytes);
-    let record = rest.record()?;
-    rest.0.is_empty().then_some(record)
+    let kept = rest.kept()?;
+    rest.0.is_empty().then_some(kept)
 }
 
 /// Reads raises until the bytes end; `None` where they are anything else.
@@ -72,7 +88,9 @@ pub(super) fn decode_raises(bytes: &[u8], mut each: impl FnMut(Raise)) -> Option
     while !rest.0.is_empty() {
         let length = rest.u16()?;
         let key = Key::from_text(rest.text(length)?);
-        let record = rest.record()?;
+        let Kept { record, stamp: 0 } = rest.kept()? else {
+            return None;
+        };
         each(Raise { key, record });
         count = count.checked_add(1)?;
     }
@@ -98,7 +116,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(head).ok()
     }
 
-    fn record(&mut self) -> Option<Record> {
+    fn kept(&mut self) -> Option<Kept> {
         let epoch = u64::from_le_bytes(self.array()?);
         let counter = u64::from_le_bytes(self.array()?);
         let [flags] = self.array::<1>()?;
@@ -111,19 +129,24 @@ impl<'a> Reader<'a> {
             }
             _ => return None,
         };
-        if flags & !(BINDING | DRAINING | RESET) != 0 {
+        if flags & !(BINDING | DRAINING | RESET | STAMP) != 0 {
             return None;
         }
         let resets = match flags & RESET {
             0 => 0,
             _ => u64::from_le_bytes(self.array()?),
         };
-        Some(Record {
+        let stamp = match flags & STAMP {
+            0 => 0,
+            _ => u32::from_le_bytes(self.array()?),
+        };
+        let record = Record {
             mark: Token::new(epoch, counter).unwrap_or(Token::NONE),
             holder,
             draining: flags & DRAINING != 0,
             resets,
-        })
+        };
+        Some(Kept { record, stamp })
     }
 }
 
@@ -160,10 +183,13 @@ mod tests {
         ];
         let mut bytes = Vec::new();
         for (n, record) in records.iter().enumerate() {
-            let mut one = Vec::new();
-            encode_record(record, &mut one).unwrap();
-            assert_eq!(decode_record(&one).as_ref(), Some(record));
-            assert_eq!(decode_record(&one[..one.len() - 1]), None);
+            for stamp in [0, 7, u32::MAX] {
+                let mut one = Vec::new();
+                encode_record(record, stamp, &mut one).unwrap();
+                let record = record.clone();
+                assert_eq!(decode_record(&one), Some(Kept { record, stamp }));
+                assert_eq!(decode_record(&one[..one.len() - 1]), None);
+            }
             let key = Key::from_text(&format!("objects/{n}"));
             let record = record.clone();
             encode_raise(&Raise { key, record }, &mut bytes).unwrap();

@@ -9,8 +9,10 @@ use fencegate_filters::Key;
 use fencegate_filters::fault::{self, Fault};
 use fencegate_filters::store::{Raise, Record, Reply, StoreError};
 
+use super::ages::Ages;
 use super::disk::Disk;
 use super::files::{Checkpoint, StoreId};
+use super::forget::IdleKeys;
 use super::index::Index;
 use super::lock_mutex;
 use super::segment::Segments;
@@ -54,9 +56,38 @@ pub(super) struct Memory {
     pub(super) wants_spare: bool,
     /// The index found no room the last time.
     pub(super) no_space: bool,
+    /// The committer is putting the marks of a frame here, and has not done so with all of them.
+    pub(super) half_frame: bool,
+    /// The active table is to be moved into the index although it is not full.
+    pub(super) wants_flush: bool,
+    /// What forgetting asks of the flusher.
+    pub(super) chores: VecDeque<Chore>,
     pub(super) stop: bool,
     #[cfg(test)]
     pub(super) hooks: Hooks,
+}
+
+/// A part of forgetting marks, for the flusher between two flushes.
+pub(super) enum Chore {
+    /// To look for keys of `namespace` that may be forgotten, among the next `limit` behind `after`.
+    FindIdle {
+        namespace: Box<str>,
+        after: Option<Key>,
+        limit: usize,
+        reply: Reply<IdleKeys>,
+    },
+    /// To take the marks of `keys` out of the index where nothing speaks against it; answered with
+    /// the number of those that are gone.
+    Forget { keys: Vec<Key>, reply: Reply<u64> },
+}
+
+impl Chore {
+    pub(super) fn refuse(self, error: StoreError) {
+        match self {
+            Self::FindIdle { reply, .. } => reply.send(Err(error)),
+            Self::Forget { reply, .. } => reply.send(Err(error)),
+        }
+    }
 }
 
 /// Lets a test run a thread of the store step by step.
@@ -88,6 +119,8 @@ pub(super) struct Tuning {
     pub(super) idle: Duration,
     /// How long to wait before trying again for room.
     pub(super) no_space_wait: Duration,
+    /// By what the uptime is counted: a second.
+    pub(super) uptime_unit: Duration,
 }
 
 /// What the committer, the flusher, the readers and the callers share.
@@ -97,6 +130,7 @@ pub(super) struct Shared {
     pub(super) index: Arc<dyn Index>,
     pub(super) segments: Arc<Mutex<Segments>>,
     pub(super) tuning: Tuning,
+    pub(super) ages: Ages,
     pub(super) checkpoint: Mutex<Checkpoint>,
     pub(super) commits: Mutex<CommitQueue>,
     pub(super) commits_wait: Condvar,
@@ -132,6 +166,7 @@ impl Shared {
             index,
             segments,
             tuning,
+            ages: Ages::new(super::now(), tuning.uptime_unit),
             checkpoint: Mutex::new(checkpoint),
             commits: Mutex::default(),
             commits_wait: Condvar::new(),
@@ -177,7 +212,7 @@ impl Shared {
         // Whoever waits has to look again. Each lock is taken once in between, so that nobody is
         // about to wait who has not seen the failure. What is queued is answered here: the thread
         // that would may be the one that failed.
-        drop(lock_mutex(&self.memory));
+        let chores = std::mem::take(&mut lock_mutex(&self.memory).chores);
         self.room_wait.notify_all();
         self.flusher_wait.notify_all();
         let mut commits = VecDeque::new();
@@ -193,6 +228,9 @@ impl Shared {
         }
         for Asked { reply, .. } in reads {
             reply.send(Err(error.clone()));
+        }
+        for chore in chores {
+            chore.refuse(error.clone());
         }
         error
     }
@@ -274,6 +312,7 @@ impl Shared {
             let generation = lock_mutex(&self.memory).tables.generation;
             let found = self.index.get(key.as_str());
             let found = found.map_err(|error| self.fail(&error.to_string()))?;
+            let found = found.map(|kept| kept.record);
             let mut memory = lock_mutex(&self.memory);
             if let Ok(record) = memory.tables.resolve(key, found, generation) {
                 return Ok(record);

@@ -13,11 +13,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use fencegate_filters::store::Record;
+use fencegate_filters::Key;
 
 use super::disk::{Disk, DiskFile};
-use super::index::{Index, IndexError, IndexMark};
+use super::index::{Index, IndexChange, IndexError, IndexMark};
 use super::lock_mutex;
+use super::record::Kept;
 use crate::sync::Mutex;
 
 /// A small generator: the tests print its seed, and the seed repeats the run.
@@ -184,10 +185,10 @@ struct State {
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     changes: Vec<Change>,
-    entries: BTreeMap<String, Record>,
+    entries: BTreeMap<String, Kept>,
     mark: Option<IndexMark>,
     /// What the index was, as long as its last step is not durable.
-    index_before: Option<(BTreeMap<String, Record>, Option<IndexMark>)>,
+    index_before: Option<(BTreeMap<String, Kept>, Option<IndexMark>)>,
     index_full: bool,
     operations: u64,
     faults: Faults,
@@ -507,11 +508,11 @@ impl Index for SimDisk {
         Ok(lock_mutex(&self.0).mark)
     }
 
-    fn get(&self, key: &str) -> Result<Option<Record>, IndexError> {
+    fn get(&self, key: &str) -> Result<Option<Kept>, IndexError> {
         Ok(lock_mutex(&self.0).entries.get(key).cloned())
     }
 
-    fn apply(&self, entries: &[(&str, &Record)], mark: IndexMark) -> Result<(), IndexError> {
+    fn apply(&self, changes: &[IndexChange<'_>], mark: IndexMark) -> Result<(), IndexError> {
         let mut state = lock_mutex(&self.0);
         let crashed = |error: io::Error| IndexError::Engine(error.to_string());
         match state.begin().map_err(crashed)? {
@@ -519,7 +520,7 @@ impl Index for SimDisk {
             Some(Failure::NoSpace(_) | Failure::ReadOnly) => return Err(IndexError::NoSpace),
             Some(failure) => return Err(crashed(failure.error())),
         }
-        assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
+        assert!(changes.is_sorted_by(|a, b| a.key < b.key));
         if state.index_full || state.faults.no_space || state.faults.read_only {
             return Err(IndexError::NoSpace);
         }
@@ -529,11 +530,22 @@ impl Index for SimDisk {
         }
         let watched = state.watcher.is_some();
         let before = watched.then(|| (state.entries.clone(), state.mark));
-        for (key, record) in entries {
-            state.entries.insert((*key).to_owned(), (*record).clone());
+        for IndexChange { key, record } in changes {
+            match *record {
+                Some((record, stamp)) => {
+                    let record = record.clone();
+                    let kept = Kept { record, stamp };
+                    state.entries.insert((*key).to_owned(), kept);
+                }
+                None => assert!(state.entries.remove(*key).is_some(), "it had {key}"),
+            }
         }
         state.mark = Some(mark);
-        assert_eq!(state.entries.len() as u64, mark.keys, "the count is exact");
+        let marks = state
+            .entries
+            .keys()
+            .filter(|key| !key.starts_with(Key::INTERNAL));
+        assert_eq!(marks.count() as u64, mark.keys, "the count is exact");
         if watched {
             state.index_before = before;
             state.show();
@@ -552,13 +564,13 @@ impl Index for SimDisk {
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<(String, Record)>, IndexError> {
+    ) -> Result<Vec<(String, Kept)>, IndexError> {
         let state = lock_mutex(&self.0);
         let entries = state.entries.iter();
         let found = entries
             .filter(|(key, _)| key.starts_with(prefix))
             .filter(|(key, _)| after.is_none_or(|after| key.as_str() > after))
-            .map(|(key, record)| (key.clone(), record.clone()));
+            .map(|(key, kept)| (key.clone(), kept.clone()));
         Ok(found.take(limit).collect())
     }
 }
@@ -578,7 +590,7 @@ impl SimDisk {
     /// A disk with these files on it, and an index with these entries.
     pub(super) fn holding(
         files: &BTreeMap<String, Vec<u8>>,
-        entries: BTreeMap<String, Record>,
+        entries: BTreeMap<String, Kept>,
         mark: Option<IndexMark>,
     ) -> Self {
         let mut state = State {

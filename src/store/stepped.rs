@@ -45,6 +45,8 @@ impl EmbeddedStore {
                 memory_keys: 4,
                 idle: Duration::from_millis(20),
                 no_space_wait: super::NO_SPACE_WAIT,
+                // Lives are short here.
+                uptime_unit: Duration::from_millis(10),
             },
         };
         let opened_at = now();
@@ -130,5 +132,87 @@ pub(super) fn run_out(mut committer: Committer) -> Result<u64, StoreError> {
         if idle || !step(&mut committer, &shared) {
             return committer.finish();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use fencegate_filters::store::{Binding, Raise, Record, Reply, Store};
+    use fencegate_filters::{Key, Token};
+
+    use super::*;
+
+    fn t(counter: u64) -> Token {
+        Token::new(0, counter).unwrap()
+    }
+
+    fn ask<T: Send + 'static>(call: impl FnOnce(Reply<T>)) -> Receiver<Result<T, StoreError>> {
+        let (sender, receiver) = channel();
+        call(Reply::new(move |result| drop(sender.send(result))));
+        receiver
+    }
+
+    fn commit(store: &EmbeddedStore, key: &Key, mark: u64) -> Receiver<Result<(), StoreError>> {
+        let record = Record {
+            mark: t(mark),
+            holder: Binding::Unbound,
+            draining: false,
+            resets: 0,
+        };
+        let key = key.clone();
+        ask(|reply| store.commit(vec![Raise { key, record }], reply))
+    }
+
+    /// The next steps of the committer: a commit is gathered, written, synced and answered.
+    fn steps(store: &EmbeddedStore, count: usize) {
+        let mut idle = Duration::ZERO;
+        for _ in 0..count {
+            assert!(store.step_committer(&mut idle));
+        }
+    }
+
+    fn flush(store: &EmbeddedStore) {
+        lock_mutex(&store.engine.shared.memory).wants_flush = true;
+        while flusher::step(&store.engine.shared, false) {}
+    }
+
+    #[test]
+    fn no_touch_that_comes_late_takes_the_place_of_a_mark_that_is_forgotten() {
+        let store = EmbeddedStore::open_simulated(&SimDisk::default()).unwrap();
+        let (shared, key) = (&store.engine.shared, Key::from_text("n/a"));
+        // It is above all that comes.
+        shared.ages.raise_floor("n", t(100));
+        let first = commit(&store, &key, 1);
+        steps(&store, 4);
+        assert_eq!(first.try_recv(), Ok(Ok(())));
+        flush(&store);
+        shared.ages.age("n", 3600);
+        // A newer mark is on its way while the older one is read, and touched: behind it in the queue.
+        let second = commit(&store, &key, 2);
+        steps(&store, 1);
+        let read = ask(|reply| store.read(&key, reply));
+        assert!(reader::step(shared));
+        let found = read.try_recv().unwrap().unwrap().unwrap();
+        assert_eq!(found.mark, t(1));
+        steps(&store, 3);
+        assert_eq!(second.try_recv(), Ok(Ok(())));
+        flush(&store);
+        shared.ages.age("n", 3600);
+        let gone = ask(|reply| store.forget(vec![(key.clone(), t(2))], reply));
+        flush(&store);
+        let mut idle = Duration::ZERO;
+        while store.step_committer(&mut idle) {}
+        flush(&store);
+        let gone = gone.try_recv().unwrap().unwrap();
+        let read = ask(|reply| store.read(&key, reply));
+        reader::step(shared);
+        let found = read.try_recv().unwrap().unwrap();
+        let found = found.map(|record| record.mark);
+        assert!(
+            found.is_none_or(|mark| mark == t(2)),
+            "{gone} gone, {found:?} found"
+        );
     }
 }

@@ -23,6 +23,8 @@ const HINTS: usize = 1 << 16;
 pub(super) struct Entry {
     pub(super) key: Key,
     pub(super) record: Record,
+    /// When it was committed last, in seconds of uptime; 0 where none is counted.
+    pub(super) stamp: u32,
     /// Whether `record` is merged with the index's, and `new` is known.
     pub(super) resolved: bool,
     /// Whether neither the index nor an older table has the key, and it counts as one.
@@ -51,6 +53,18 @@ impl Table {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
+    }
+
+    /// The index has nothing of `key` any more.
+    fn forgotten(&mut self, key: &Key) -> bool {
+        let entry = self
+            .entries
+            .find_mut(key.hash_value(), |entry| entry.key == *key);
+        let Some(entry) = entry else { return false };
+        entry.resolved = true;
+        self.new += u64::from(!entry.new);
+        entry.new = true;
+        true
     }
 
     /// Merges what the index has of `key` into its entry.
@@ -90,6 +104,8 @@ pub(super) struct Tables {
     pub(super) indexed: u64,
     /// Rises whenever the index changes: what was read from it before then may be outdated.
     pub(super) generation: u64,
+    /// The uptime by which commits are stamped, in seconds; 0 where none is counted.
+    pub(super) uptime: u32,
     hints: HashTable<(Key, Option<Record>)>,
     unresolved: Vec<Key>,
 }
@@ -128,11 +144,16 @@ impl Tables {
                 |entry| entry.key == key,
                 |entry| entry.key.hash_value(),
             ) {
-                Slot::Occupied(mut slot) => merge(&mut slot.get_mut().record, record),
+                Slot::Occupied(mut slot) => {
+                    let entry = slot.get_mut();
+                    entry.stamp = self.uptime;
+                    merge(&mut entry.record, record);
+                }
                 Slot::Vacant(slot) => {
                     let mut entry = Entry {
                         key: key.clone(),
                         record,
+                        stamp: self.uptime,
                         resolved: false,
                         new: false,
                     };
@@ -155,6 +176,29 @@ impl Tables {
                     }
                     slot.insert(entry);
                 }
+            }
+        }
+    }
+
+    /// Whether memory has anything of `key`.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        let frozen = self
+            .frozen
+            .as_ref()
+            .is_some_and(|table| table.get(key).is_some());
+        frozen || self.active.get(key).is_some()
+    }
+
+    /// The index has nothing of `gone` any more, and `keys` keys. What of them was committed
+    /// meanwhile is new.
+    pub(super) fn forgotten(&mut self, gone: &[Key], keys: u64) {
+        self.indexed = keys;
+        self.generation += 1;
+        self.hints.clear();
+        for key in gone {
+            let frozen = self.frozen.as_mut().and_then(Arc::get_mut);
+            if !frozen.is_some_and(|table| table.forgotten(key)) {
+                self.active.forgotten(key);
             }
         }
     }
@@ -300,5 +344,34 @@ mod tests {
         assert_eq!(tables.count(), Some(1));
         assert_eq!(tables.resolve(&key, None, 0), Err(()));
         assert_eq!(tables.lookup(&key), Lookup::Found(record(6)));
+    }
+
+    #[test]
+    fn what_is_committed_while_the_index_lets_go_of_it_is_new() {
+        let (mut tables, key) = (Tables::default(), Key::from_text("n/k"));
+        let other = Key::from_text("n/other");
+        tables.indexed = 3;
+        // A read has found it in the index, and a commit comes while it is taken out there.
+        assert_eq!(
+            tables.resolve(&key, Some(record(5)), 0),
+            Ok(Some(record(5)))
+        );
+        tables.insert(1, raise(&key, 6));
+        tables.insert(1, raise(&other, 6));
+        assert!(tables.has(&key) && !tables.has(&Key::from_text("n/none")));
+        let gone = [key.clone(), other.clone(), Key::from_text("n/third")];
+        tables.forgotten(&gone, 0);
+        assert_eq!(tables.lookup(&key), Lookup::Found(record(6)));
+        assert_eq!(tables.lookup(&other), Lookup::Found(record(6)));
+        assert!(tables.next_unresolved().is_none());
+        assert_eq!(tables.count(), Some(2));
+        // An answer from before is out of date.
+        assert_eq!(tables.resolve(&key, Some(record(5)), 0), Err(()));
+        // The same where it was frozen meanwhile, and committed once more.
+        assert!(tables.freeze());
+        tables.insert(2, raise(&key, 7));
+        tables.indexed = 1;
+        tables.forgotten(&gone[..1], 0);
+        assert_eq!(tables.count(), Some(2));
     }
 }

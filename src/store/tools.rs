@@ -11,7 +11,12 @@
 //! `key` is `NAMESPACE/KEY`. `token` is text, as clients send it: JSON's numbers lose digits.
 //! `holder` is the name it is bound to, `""` where it is bound to a holder without a name, and
 //! `null` or absent where it is not bound. `draining` may be absent for `false`.
+//!
+//! What begins with `!` is no mark: `!locks/KEY` is the last token of a lock, and
+//! `!floors/NAMESPACE` the floor below which marks were forgotten. A store that is made of an export
+//! without them forgets what was promised.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -21,12 +26,13 @@ use fencegate_filters::store::{Binding, Raise, Record, Reply, Store, StoreError}
 use fencegate_filters::{Key, Token};
 use serde::{Deserialize, Serialize};
 
+use super::ages::{FLOORS, floor_of, is_of_this_store};
 use super::disk::Directory;
 use super::index::Index;
 use super::lock::Lock;
 use super::opening::Found;
 use super::segment::is_segment;
-use super::table::Tables;
+use super::table::{Lookup, Tables};
 use super::{EmbeddedStore, OpenError, Options, open_index};
 
 /// How many keys are read, or written, at a time.
@@ -127,6 +133,8 @@ pub struct Report {
     pub bytes: u64,
     /// Whether it was closed with nothing in flight.
     pub clean: bool,
+    /// The floors of the namespaces of which marks were forgotten.
+    pub floors: BTreeMap<String, String>,
 }
 
 /// Reads everything, checksums included, and changes nothing but what the index does when it is
@@ -184,8 +192,10 @@ fn inspect(directory: &Path, whole: bool) -> Result<Report, ToolError> {
     }
     while let Some((key, generation)) = tables.next_unresolved() {
         let known = found.index.get(key.as_str()).map_err(damaged)?;
+        let known = known.map(|kept| kept.record);
         let _ = tables.resolve(&key, known, generation);
     }
+    let floors = floors(&*found.index, &tables).map_err(damaged)?;
     let names = std::fs::read_dir(directory)?.filter_map(Result::ok);
     let segments = names.filter(|name| is_segment(&name.file_name().to_string_lossy()));
     Ok(Report {
@@ -196,7 +206,29 @@ fn inspect(directory: &Path, whole: bool) -> Result<Report, ToolError> {
         checkpoint: found.mark.sequence,
         bytes: size(directory)?,
         clean: found.clean == Some(scan.last),
+        floors,
     })
+}
+
+/// The floors that are in the index, or in the log and resolved.
+fn floors(
+    index: &dyn Index,
+    tables: &Tables,
+) -> Result<BTreeMap<String, String>, super::IndexError> {
+    let indexed = index.range(FLOORS, None, usize::MAX)?;
+    let mut found: BTreeMap<_, _> = indexed
+        .into_iter()
+        .map(|(key, kept)| (Key::from_text(&key), kept.record))
+        .collect();
+    for key in tables.keys(FLOORS, None) {
+        if let Lookup::Found(record) = tables.lookup(&key) {
+            found.insert(key, record);
+        }
+    }
+    let floors = found
+        .iter()
+        .filter_map(|(key, record)| Some((floor_of(key)?.to_owned(), record.mark.to_string())));
+    Ok(floors.collect())
 }
 
 /// Reads every block of the index.
@@ -310,11 +342,12 @@ pub fn export(directory: &Path, out: &mut dyn Write) -> Result<u64, ToolError> {
     let (mut keys, mut after) = (0, None::<Key>);
     loop {
         let chunk = store.list("", after.as_ref().map(Key::as_str), CHUNK)?;
-        for (key, record) in &chunk {
+        let of_all = chunk.iter().filter(|(key, _)| !is_of_this_store(key));
+        for (key, record) in of_all {
+            keys += 1;
             serde_json::to_writer(&mut *out, &Line::of(key, record)).map_err(io::Error::from)?;
             out.write_all(b"\n")?;
         }
-        keys += chunk.len() as u64;
         match chunk.into_iter().next_back() {
             Some((last, _)) => after = Some(last),
             None => break,
@@ -350,7 +383,12 @@ pub fn import(directory: &Path, lines: &mut dyn BufRead) -> Result<u64, ToolErro
     }
     let count = raises.len() as u64;
     let store = EmbeddedStore::open(&Options::new(directory))?;
-    let mut raises = raises.into_iter();
+    // A floor that this very import raises is none of the marks that come with it: those are last.
+    let (floors, marks): (Vec<_>, Vec<_>) = raises
+        .into_iter()
+        .partition(|raise: &Raise| floor_of(&raise.key).is_some());
+    let above = unnamed_below(&store, &marks, &floors)?;
+    let mut raises = marks.into_iter().chain(above).chain(floors);
     loop {
         let chunk: Vec<_> = raises.by_ref().take(CHUNK).collect();
         if chunk.is_empty() {
@@ -361,14 +399,60 @@ pub fn import(directory: &Path, lines: &mut dyn BufRead) -> Result<u64, ToolErro
             .iter()
             .map(|raise| asked(|reply| store.read(&raise.key, reply)))
             .collect();
-        let mut chunk = chunk;
-        for (raise, known) in chunk.iter_mut().zip(known) {
-            raise.record.resets = answer(&known)?.map_or(0, |known| known.resets);
+        let mut higher = Vec::with_capacity(chunk.len());
+        for (mut raise, known) in chunk.into_iter().zip(known) {
+            match answer(&known)? {
+                Some(known) => raise.record.resets = known.resets,
+                // This store has forgotten the key's mark, and the floor stands for it.
+                None if is_below(store.floor(raise.key.namespace()), &raise) => continue,
+                None => {}
+            }
+            higher.push(raise);
         }
-        answer(&asked(|reply| store.commit(chunk, reply)))?;
+        answer(&asked(|reply| store.commit(higher, reply)))?;
     }
     store.close(store.was_clean())?;
     Ok(count)
+}
+
+/// Raises for the keys that these lines do not name and that are below a floor of theirs: where the
+/// lines come from, such a key may have been forgotten at any mark up to it.
+fn unnamed_below(
+    store: &EmbeddedStore,
+    marks: &[Raise],
+    floors: &[Raise],
+) -> Result<Vec<Raise>, StoreError> {
+    let named: HashSet<&Key> = marks.iter().map(|raise| &raise.key).collect();
+    let mut raises = Vec::new();
+    for (namespace, floor) in floors
+        .iter()
+        .filter_map(|raise| Some((floor_of(&raise.key)?, raise.record.mark)))
+    {
+        let prefix = format!("{namespace}/");
+        let mut after = None::<Key>;
+        loop {
+            let chunk = store.list(&prefix, after.as_ref().map(Key::as_str), CHUNK)?;
+            let below = |one: &&(Key, Record)| one.1.mark < floor && !named.contains(&one.0);
+            raises.extend(chunk.iter().filter(below).map(|(key, _)| Raise {
+                key: key.clone(),
+                record: Record {
+                    mark: floor,
+                    holder: Binding::Unbound,
+                    draining: false,
+                    resets: 0,
+                },
+            }));
+            after = match chunk.into_iter().next_back() {
+                Some((last, _)) => Some(last),
+                None => break,
+            };
+        }
+    }
+    Ok(raises)
+}
+
+fn is_below(floor: Option<Token>, raise: &Raise) -> bool {
+    floor.is_some_and(|floor| raise.record.mark < floor)
 }
 
 type Asked<T> = mpsc::Receiver<Result<T, StoreError>>;

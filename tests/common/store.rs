@@ -40,16 +40,19 @@ pub(crate) fn reply<T: Send + 'static>() -> (Reply<T>, mpsc::Receiver<Result<T, 
     (reply, receiver)
 }
 
-pub(crate) fn commit(store: &EmbeddedStore, raises: Vec<Raise>) -> Result<(), StoreError> {
+/// Makes one call to a store, and waits for its answer.
+pub(crate) fn asked<T: Send + 'static>(call: impl FnOnce(Reply<T>)) -> Result<T, StoreError> {
     let (reply, receiver) = reply();
-    store.commit(raises, reply);
+    call(reply);
     receiver.recv().unwrap()
 }
 
+pub(crate) fn commit(store: &EmbeddedStore, raises: Vec<Raise>) -> Result<(), StoreError> {
+    asked(|reply| store.commit(raises, reply))
+}
+
 pub(crate) fn read(store: &EmbeddedStore, key: &str) -> Option<Record> {
-    let (reply, receiver) = reply();
-    store.read(&Key::from_text(key), reply);
-    receiver.recv().unwrap().unwrap()
+    asked(|reply| store.read(&Key::from_text(key), reply)).unwrap()
 }
 
 pub(crate) fn mark(store: &EmbeddedStore, key: &str) -> u64 {

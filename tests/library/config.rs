@@ -743,7 +743,6 @@ fn health_checks() {
 fn what_is_not_built_is_refused() {
     for (text, key) in [
         (with("store: { etcd: {} }\n"), "store.etcd"),
-        (with("store: { forget: { after: 1d } }\n"), "store.forget"),
         (fence("partition: '{id}'"), "routes[0].fence.partition"),
         (with("telemetry: { otlp: 'http://a' }\n"), "telemetry"),
     ] {
@@ -1065,5 +1064,45 @@ proptest! {
         if let (Some(before), Some(after)) = (REFERENCE.get(..start), REFERENCE.get(end..)) {
             let _ = parse(&format!("{before}{piece}{after}"));
         }
+    }
+}
+
+#[test]
+fn what_is_forgotten_is_named() {
+    let forget = |text: &str| with(&format!("store: {{ forget: {text} }}\n"));
+    let config = good(&forget("{ namespaces: [files], after: 90d }"));
+    let forget_90d = config.store.forget.unwrap();
+    assert_eq!(forget_90d.namespaces[0].value, "files");
+    assert_eq!(forget_90d.after, Duration::from_hours(90 * 24));
+    assert!(good(&with("")).store.forget.is_none());
+    for (text, key, what) in [
+        ("{ after: 1d }", "store.forget", "namespaces"),
+        ("{ namespaces: [files] }", "store.forget", "after"),
+        (
+            "{ namespaces: [], after: 1d }",
+            "store.forget",
+            "at least one",
+        ),
+        (
+            "{ namespaces: [flies], after: 1d }",
+            "store.forget.namespaces[0]",
+            "no route has",
+        ),
+        (
+            "{ namespaces: [files], after: 10ms }",
+            "store.forget.after",
+            "at least 1s",
+        ),
+        (
+            "{ namespaces: [files], after: 1d, floor: 7 }",
+            "store.forget.floor",
+            "floor",
+        ),
+    ] {
+        let problems = bad(&forget(text));
+        assert_eq!(problems.as_slice().len(), 1, "{problems}");
+        let problem = &problems.as_slice()[0];
+        assert_eq!(problem.key_path, key, "{problem}");
+        assert!(problem.message.contains(what), "{problem}");
     }
 }

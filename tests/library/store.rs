@@ -9,10 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::store::{commit, copy, files, mark, open, options, raise, read, reply};
+use crate::common::store::{asked, commit, copy, files, mark, open, options, raise, read, reply};
 use fencegate::store::{EmbeddedStore, NamespaceRules, OpenError, Options, tools};
-use fencegate_filters::Key;
 use fencegate_filters::store::{Binding, Store, StoreError};
+use fencegate_filters::{Key, Token};
 
 /// The marks of a small store, closed, in a directory that goes with the value.
 fn small(keys: u64) -> tempfile::TempDir {
@@ -136,20 +136,22 @@ fn another_version_is_refused_by_name() {
 }
 
 #[test]
-fn a_store_of_the_version_before_is_read_and_becomes_one_of_this() {
-    let directory = small(3);
-    let file = directory.path().join("FORMAT");
-    let now = fs::read_to_string(&file).unwrap();
-    let (text, _) = now.split_once("crc32c").unwrap();
-    let then = text.replace("fencegate-store 2", "fencegate-store 1");
-    assert_ne!(then, text);
-    let checksum = crc32c::crc32c(then.as_bytes());
-    fs::write(&file, format!("{then}crc32c {checksum:08x}\n")).unwrap();
-    tools::verify(directory.path()).unwrap();
-    let store = open(directory.path());
-    assert!(store.len() == 3);
-    drop(store);
-    assert_eq!(fs::read_to_string(&file).unwrap(), now);
+fn a_store_of_a_version_before_is_read_and_becomes_one_of_this() {
+    for version in [1, 2] {
+        let directory = small(3);
+        let file = directory.path().join("FORMAT");
+        let now = fs::read_to_string(&file).unwrap();
+        let (text, _) = now.split_once("crc32c").unwrap();
+        let then = text.replace("fencegate-store 3", &format!("fencegate-store {version}"));
+        assert_ne!(then, text);
+        let checksum = crc32c::crc32c(then.as_bytes());
+        fs::write(&file, format!("{then}crc32c {checksum:08x}\n")).unwrap();
+        tools::verify(directory.path()).unwrap();
+        let store = open(directory.path());
+        assert!(store.len() == 3);
+        drop(store);
+        assert_eq!(fs::read_to_string(&file).unwrap(), now);
+    }
 }
 
 #[test]
@@ -596,4 +598,72 @@ fn a_bad_line_imports_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let error = tools::import(directory.path(), &mut &b"\xff\n"[..]).unwrap_err();
     assert!(matches!(error, tools::ToolError::Line { number: 1, .. }));
+}
+
+#[test]
+fn floors_are_exported_imported_and_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+    let store = open(&from);
+    asked(|reply| store.start_forgetting(&["n".to_owned()], Duration::ZERO, reply)).unwrap();
+    commit(
+        &store,
+        vec![raise("n/1", 5), raise("n/2", 9), raise("m/1", 99)],
+    )
+    .unwrap();
+    let begin = std::time::Instant::now();
+    let idle = loop {
+        asked(|reply| store.keep_uptime(reply)).unwrap();
+        let idle = asked(|reply| store.idle_keys("n", None, 9, reply)).unwrap();
+        if idle.keys.len() == 2 {
+            break idle.keys;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "nothing is idle");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(asked(|reply| store.forget(idle, reply)).unwrap(), 2);
+    commit(&store, vec![raise("n/3", 4)]).unwrap();
+    store.close(true).unwrap();
+    drop(store);
+    let report = tools::verify(&from).unwrap();
+    assert_eq!((report.keys, report.floors["n"].as_str()), (2, "10"));
+    let mut lines = Vec::new();
+    assert_eq!(tools::export(&from, &mut lines).unwrap(), 3);
+    let text = String::from_utf8(lines.clone()).unwrap();
+    assert!(
+        text.starts_with("{\"key\":\"!floors/n\",\"token\":\"10\","),
+        "{text}"
+    );
+
+    assert_eq!(tools::import(&to, &mut &*lines).unwrap(), 3);
+    let store = open(&to);
+    assert_eq!(store.floor("n"), Token::new(0, 10));
+    assert_eq!((mark(&store, "n/1"), mark(&store, "n/3")), (0, 4));
+    store.close(true).unwrap();
+    drop(store);
+    // What this store has forgotten comes back by no line that is below its floor.
+    let old = "{\"key\":\"n/1\",\"token\":\"5\"}\n{\"key\":\"n/2\",\"token\":\"12\"}\n";
+    assert_eq!(tools::import(&to, &mut old.as_bytes()).unwrap(), 2);
+    let store = open(&to);
+    assert_eq!((mark(&store, "n/1"), mark(&store, "n/2")), (0, 12));
+    drop(store);
+
+    // An older copy, in which the keys still have marks: those that are forgotten where the lines
+    // come from count as the floor, whatever they were here.
+    let old = directory.path().join("old");
+    let store = open(&old);
+    let raises = vec![
+        raise("n/1", 5),
+        raise("n/2", 12),
+        raise("n/3", 4),
+        raise("m/1", 1),
+    ];
+    commit(&store, raises).unwrap();
+    store.close(true).unwrap();
+    drop(store);
+    assert_eq!(tools::import(&old, &mut &*lines).unwrap(), 3);
+    let store = open(&old);
+    let marks = ["n/1", "n/2", "n/3", "m/1"].map(|key| mark(&store, key));
+    assert_eq!(marks, [10, 12, 4, 99]);
+    assert_eq!(store.floor("n"), Token::new(0, 10));
 }

@@ -28,6 +28,8 @@ pub(crate) struct All {
     pub(crate) good: u64,
     pub(crate) over_http2: u64,
     pub(crate) crashes: u64,
+    /// In how many of them marks were forgotten.
+    pub(crate) forgot: u64,
     pub(crate) wrong: Vec<(u64, String)>,
 }
 
@@ -36,7 +38,7 @@ impl fmt::Display for All {
         write!(
             f,
             "{} seeds up to {}: {:.2} h simulated, {} requests at the resource, {} answers, {} of them over HTTP/2 and {} good, \
-             {} ends of the gateway, {} seeds wrong",
+             {} ends of the gateway, marks forgotten in {} of the seeds, {} seeds wrong",
             self.seeds,
             self.last,
             self.simulated.as_secs_f64() / 3600.0,
@@ -45,6 +47,7 @@ impl fmt::Display for All {
             self.over_http2,
             self.good,
             self.crashes,
+            self.forgot,
             self.wrong.len()
         )
     }
@@ -60,6 +63,7 @@ impl All {
         self.good += ran.good as u64;
         self.over_http2 += ran.over_http2 as u64;
         self.crashes += ran.crashes;
+        self.forgot += u64::from(ran.forgot);
         if !ran.wrong.is_empty() {
             println!("seed {seed} is wrong: {}", ran.wrong.join("\n"));
             self.wrong.push((seed, ran.wrong.join("\n")));

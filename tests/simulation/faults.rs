@@ -49,6 +49,7 @@ noticed! {
     clean_unsettled: CleanUnsettled within 80,
     cache_decides: CacheDecides within 40,
     failed_commit_wedges: FailedCommitWedges within 80,
+    floor_unheard: FloorUnheard within 40,
 }
 
 noticed! {

@@ -54,15 +54,22 @@ pub(crate) async fn live(world: Arc<World>, dice: Dice) -> turmoil::Result {
     Ok(())
 }
 
+/// What stands for the mark of a key that has none; 0 where nothing was ever forgotten.
+pub(crate) fn floor(gateway: &fencegate::gateway::Gateway) -> u64 {
+    let floor = gateway.fence.floor("objects");
+    floor.map_or(0, |floor| floor.counter())
+}
+
 /// G3: whatever token reached the resource, the mark that was found is no lower.
 fn check_marks(world: &World, gateway: &fencegate::gateway::Gateway) {
     let Ok(views) = gateway.fence.keys("objects/", None, 100) else {
         return;
     };
+    let floor = floor(gateway);
     for (key, token) in world.highest() {
         let name = format!("objects/{key}");
         let view = views.iter().find(|view| view.key.as_str() == name);
-        let mark = view.map_or(0, |view| view.mark.counter());
+        let mark = view.map_or(floor, |view| view.mark.counter());
         if mark < token.counter {
             world.violation(format!(
                 "G3 is broken: {key} has the mark {mark} after a restart, and {token} was forwarded"

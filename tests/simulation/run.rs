@@ -45,6 +45,8 @@ pub(crate) struct Ran {
     pub(crate) over_http2: usize,
     /// How often the gateway's life ended.
     pub(crate) crashes: u64,
+    /// Marks were forgotten.
+    pub(crate) forgot: bool,
 }
 
 /// Runs the simulation of `seed`.
@@ -123,6 +125,8 @@ fn simulate(seed: u64, scenario: Scenario) -> Ran {
     });
     while !step(&mut sim, &mut nemesis) {}
     let simulated = sim.elapsed();
+    let gateway = world.life(|life| life.gateway.upgrade());
+    let forgot = gateway.is_some_and(|gateway| gateway::floor(&gateway) > 0);
     drop(sim);
     SIMULATES.set(false);
     let mut wrong = world.verdict();
@@ -139,5 +143,6 @@ fn simulate(seed: u64, scenario: Scenario) -> Ran {
         good: finished.good,
         over_http2: finished.over_http2,
         crashes: nemesis.ends,
+        forgot,
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use fencegate::config::Config;
+use fencegate::config::{Config, Forget};
 use serde_json::json;
 
 use super::dice::Dice;
@@ -15,6 +15,8 @@ pub(crate) struct Scenario {
     pub(crate) config: Config,
     pub(crate) settle: Duration,
     pub(crate) discards_incomplete: bool,
+    /// Marks of idle keys are forgotten.
+    pub(crate) forgets: bool,
     /// How long holders work and faults happen.
     pub(crate) chaos: Duration,
     pub(crate) holders: usize,
@@ -83,8 +85,17 @@ impl Scenario {
         });
         let loaded = Config::parse(&config.to_string(), Path::new("simulated"), &|_| None);
         let loaded = loaded.unwrap_or_else(|problems| panic!("{problems}"));
+        let mut config = loaded.config;
+        // Tokens rise over all keys here, so that a floor may stand for any of them.
+        let mut forgetful = Dice::new(seed, "forgetful");
+        config.store.forget = forgetful.percent(50).then(|| Forget {
+            namespaces: vec![config.routes[0].namespace.clone()],
+            // Sooner than a config may ask for: lives are short here.
+            after: forgetful.ms(60, 400),
+        });
         Self {
-            config: loaded.config,
+            forgets: config.store.forget.is_some(),
+            config,
             settle,
             discards_incomplete,
             chaos: dice.ms(2500, 5000),

@@ -313,7 +313,9 @@ impl World {
         let nothing = Seen::default();
         for answer in &state.answers {
             let seen = state.seen.get(&answer.tag).unwrap_or(&nothing);
-            wrong.extend(untruth(answer, seen, state.locks.last));
+            // A floor is one above a mark.
+            let most = state.locks.last + u64::from(self.scenario.forgets);
+            wrong.extend(untruth(answer, seen, most));
         }
         wrong
     }
@@ -354,7 +356,7 @@ pub(crate) struct Finished {
 }
 
 /// How an answer is not true.
-fn untruth(answer: &Answer, seen: &Seen, last_token: u64) -> Option<String> {
+fn untruth(answer: &Answer, seen: &Seen, highest_mark: u64) -> Option<String> {
     let Answer { tag, status, .. } = answer;
     let lie = |what: &str| {
         Some(format!(
@@ -378,7 +380,7 @@ fn untruth(answer: &Answer, seen: &Seen, last_token: u64) -> Option<String> {
     }
     if let Some(mark) = &answer.mark {
         let mark: u64 = mark.parse().unwrap_or(0);
-        if mark > last_token || answer.token.is_some_and(|token| mark <= token) {
+        if mark > highest_mark || answer.token.is_some_and(|token| mark <= token) {
             return lie("the mark is none that was issued, or not above the token");
         }
     }

@@ -32,6 +32,7 @@ mod durability;
 mod exhaustion;
 #[cfg(feature = "faults")]
 mod faults;
+mod forgetting;
 mod framing;
 mod grpc;
 mod history;

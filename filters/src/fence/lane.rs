@@ -103,6 +103,9 @@ pub struct Lane<W, X> {
     /// Whether that read has failed.
     read_failed: bool,
     record: Option<Record>,
+    /// The mark that a key without a record counts as having: a higher one has never been
+    /// forgotten in its namespace.
+    floor: Option<Token>,
     hold: Hold,
     /// Counts the changes to the record; the change of this number is the newest.
     change: u64,
@@ -134,6 +137,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             loading: Some(read),
             read_failed: false,
             record: None,
+            floor: None,
             hold: Hold::Off,
             change: 0,
             durable: 0,
@@ -153,12 +157,13 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     #[must_use]
     pub fn known(record: Option<Record>, held: bool) -> Self {
         let mut lane = Self::loading(0);
-        lane.set_record(record, held);
+        lane.set_record(record, None, held);
         lane
     }
 
-    fn set_record(&mut self, record: Option<Record>, held: bool) {
+    fn set_record(&mut self, record: Option<Record>, floor: Option<Token>, held: bool) {
         self.loading = None;
+        self.floor = floor.filter(|_| record.is_none());
         self.hold = match &record {
             Some(record) if held && !fault::planted(Fault::NoCrashHold) => {
                 if record.draining && !fault::planted(Fault::NoDrainingHold) {
@@ -167,6 +172,8 @@ impl<W: Clone, X: Clone> Lane<W, X> {
                     Hold::Advances
                 }
             }
+            // The floor stands for its mark.
+            None if held && self.floor.is_some() => Hold::Advances,
             // A key without a mark has never been forwarded: no orphan can be left.
             _ => Hold::Off,
         };
@@ -181,10 +188,11 @@ impl<W: Clone, X: Clone> Lane<W, X> {
         self.loading
     }
 
-    /// The mark; `None` while it is unknown or there is none.
+    /// The mark, or the floor that stands for it; `None` while it is unknown or there is neither.
     #[must_use]
     pub fn mark(&self) -> Option<Token> {
-        self.record.as_ref().map(|record| record.mark)
+        let own = self.record.as_ref().map(|record| record.mark);
+        own.or(self.floor)
     }
 
     /// The record as it stands in memory.
@@ -227,7 +235,11 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     #[must_use]
     pub fn judge(&self, ask: &Ask) -> Judgement {
         let Some(record) = &self.record else {
+            // A token that is equal to the floor gets a record as well: whatever was admitted on a
+            // key is in its own record for as long as it has one. And it is the first of its key,
+            // as far as anybody knows, so no jump is too large.
             return match ask.access {
+                _ if self.floor.is_some_and(|floor| ask.token < floor) => Judgement::Stale,
                 Access::Write => Judgement::Advance,
                 Access::Read => Judgement::Ahead,
             };
@@ -326,14 +338,21 @@ impl<W: Clone, X: Clone> Lane<W, X> {
 
     // What happens.
 
-    /// The read of number `read` has ended. A read that this lane does not wait for changes
-    /// nothing. Returns whom to wake.
-    pub fn loaded(&mut self, read: u64, record: Option<Record>, held: bool) -> Vec<W> {
+    /// The read of number `read` has ended; `floor` is that of the key's namespace, as it is after
+    /// the read. A read that this lane does not wait for changes nothing. Returns whom to wake.
+    pub fn loaded(
+        &mut self,
+        read: u64,
+        record: Option<Record>,
+        floor: Option<Token>,
+        held: bool,
+    ) -> Vec<W> {
         if self.loading != Some(read) && !fault::planted(Fault::LateReadOverwrites) {
             return Vec::new();
         }
         let record = record.filter(|_| !fault::planted(Fault::ForgetMarks));
-        self.set_record(record, held);
+        let floor = floor.filter(|_| !fault::planted(Fault::FloorUnheard));
+        self.set_record(record, floor, held);
         self.unread_wakers()
     }
 
@@ -378,7 +397,7 @@ impl<W: Clone, X: Clone> Lane<W, X> {
     /// Returns the record to commit as change [`Self::change`]; wakes those who have become stale.
     pub fn raise(&mut self, ask: &Ask, wake: &mut Vec<W>) -> Record {
         debug_assert!(self.mark().is_none_or(|mark| ask.token >= mark));
-        let advance = self.mark() != Some(ask.token);
+        let advance = self.record.as_ref().map(|old| old.mark) != Some(ask.token);
         let draining = self.record.as_ref().is_some_and(|old| {
             // The same mark once more: what was true when it was raised stays true.
             !advance && old.draining

@@ -4,6 +4,7 @@
 //! on their own; [`admission`] is a request's way through them.
 
 pub mod admission;
+mod forgetting;
 pub mod in_flight;
 pub mod lane;
 mod layer;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use admission::{Admission, Admit, Claim, Drain, Observation, OnTimeout, Permit};
+pub use forgetting::SetAside;
 pub use in_flight::{Cut, Handle, InFlight, Uploads};
 pub use lane::{Access, Ask};
 pub use layer::{FenceLayer, FenceService, ResponseFuture};

@@ -17,13 +17,14 @@ use hashbrown::hash_table::Entry;
 use moka::sync::Cache;
 use smallvec::SmallVec;
 
+use super::forgetting::Uses;
 use super::in_flight::Handle;
 use super::lane::{self, Held};
 use super::step;
-use crate::Key;
 use crate::fault::{self, Fault};
 use crate::store::{Raise, Record, Reply, Store, StoreError};
 use crate::sync::{AtomicBool, Mutex, MutexGuard};
+use crate::{Key, Token};
 
 pub(super) type Lane = lane::Lane<Waker, Handle>;
 pub(super) type Effects = step::Effects<Waker, Handle>;
@@ -40,8 +41,9 @@ pub(super) struct Table {
     shards: Box<[Mutex<HashTable<Slot>>]>,
     /// The marks of keys that have no lane. Read only when a lane is made and written only when one
     /// is freed, both under the shard's lock, so that it never competes with a lane.
-    cache: Cache<Key, Record, RandomState>,
+    cache: Cache<Key, Cached, RandomState>,
     store: Arc<dyn Store>,
+    pub(super) uses: Uses,
     /// Numbers the reads of marks.
     reads: AtomicU64,
     /// How many keys have a mark, those raised but not yet durable included.
@@ -56,6 +58,14 @@ pub(super) struct Table {
     failed: AtomicBool,
 }
 
+/// The mark of a key that has no lane.
+#[derive(Clone)]
+struct Cached {
+    record: Record,
+    /// The period in which it was touched last.
+    touched: u32,
+}
+
 struct Slot {
     key: Key,
     lane: Lane,
@@ -63,6 +73,10 @@ struct Slot {
     draining_since: Option<Instant>,
     /// The record that the cache has, as far as this lane put it there or found it.
     cached: Option<Record>,
+    /// The period in which the key was touched last.
+    touched: u32,
+    /// The store is about to forget the mark: the lane stays, and its mark is read afterwards.
+    set_aside: bool,
 }
 
 /// What a request sees of its lanes beside the lanes themselves.
@@ -77,7 +91,7 @@ impl Table {
             shards: (0..SHARDS).map(|_| Mutex::new(HashTable::new())).collect(),
             cache: Cache::builder()
                 .max_capacity(cache_bytes)
-                .weigher(|key: &Key, _: &Record| {
+                .weigher(|key: &Key, _: &Cached| {
                     u32::try_from(key.as_str().len())
                         .unwrap_or(u32::MAX)
                         .saturating_add(CACHED_OVERHEAD)
@@ -85,6 +99,7 @@ impl Table {
                 .build_with_hasher(RandomState::default()),
             keys: AtomicU64::new(store.len()),
             store,
+            uses: Uses::default(),
             reads: AtomicU64::new(1),
             most_keys: AtomicU64::new(u64::MAX),
             holds: Mutex::new(HashMap::new()),
@@ -132,12 +147,16 @@ impl Table {
         };
         wake.into_iter().for_each(Waker::wake);
         for (key, read) in reads {
-            let table = Arc::clone(self);
-            let of = key.clone();
-            let reply = Reply::new(move |result| table.loaded(&of, read, result));
-            self.store.read(&key, reply);
+            self.read(&key, read);
         }
         result
+    }
+
+    fn read(self: &Arc<Self>, key: &Key, read: u64) {
+        let table = Arc::clone(self);
+        let of = key.clone();
+        let reply = Reply::new(move |result| table.loaded(&of, read, result));
+        self.store.read(key, reply);
     }
 
     fn with_one<R>(
@@ -153,7 +172,8 @@ impl Table {
         let mut slot = match found {
             Entry::Occupied(mut slot) => {
                 if !retry && fault::planted(Fault::CacheDecides) {
-                    slot.get_mut().lane.recall(self.cache.get(key));
+                    let cached = self.cache.get(key).map(|cached| cached.record);
+                    slot.get_mut().lane.recall(cached);
                 }
                 slot
             }
@@ -167,7 +187,7 @@ impl Table {
         });
         opened.tidy();
         wake.extend(opened.lane.reset_to_wake().cloned());
-        if opened.lane.is_idle() {
+        if opened.is_idle() {
             let (freed, _) = slot.remove();
             self.free(freed);
         }
@@ -231,7 +251,7 @@ impl Table {
             let mut wake = event(&mut slot.get_mut().lane);
             slot.get_mut().tidy();
             wake.extend(slot.get().lane.reset_to_wake().cloned());
-            if slot.get().lane.is_idle() {
+            if slot.get().is_idle() {
                 let (freed, _) = slot.remove();
                 self.free(freed);
             }
@@ -300,10 +320,13 @@ impl Table {
     fn loaded(&self, key: &Key, read: u64, result: Result<Option<Record>, StoreError>) {
         match result {
             Ok(record) => {
+                // After the read: the floor is durable before a mark is forgotten.
+                let absent = record.is_none();
+                let floor = absent.then(|| self.store.floor(key.namespace())).flatten();
                 self.tell(key, |lane| {
                     // The hold is looked up under the lane's lock: its end walks all lanes after
                     // it has taken the namespace off the list.
-                    lane.loaded(read, record, self.is_held(key))
+                    lane.loaded(read, record, floor, self.is_held(key))
                 });
             }
             Err(error) => {
@@ -316,7 +339,7 @@ impl Table {
     fn open(&self, key: &Key) -> Slot {
         let cached = self.cache.get(key);
         let lane = match &cached {
-            Some(record) => Lane::known(Some(record.clone()), self.is_held(key)),
+            Some(cached) => Lane::known(Some(cached.record.clone()), self.is_held(key)),
             // The number of a read starts at 1: 0 says that none has been started.
             None => Lane::loading(0),
         };
@@ -324,7 +347,12 @@ impl Table {
             key: key.clone(),
             lane,
             draining_since: None,
-            cached,
+            // A mark that comes from the store is touched there.
+            touched: cached
+                .as_ref()
+                .map_or_else(|| self.uses.period(), |one| one.touched),
+            cached: cached.map(|one| one.record),
+            set_aside: false,
         }
     }
 
@@ -337,13 +365,109 @@ impl Table {
         }
     }
 
+    /// Keeps the mark of a lane that is over in the cache. Called under the lock of its shard.
     fn free(&self, slot: Slot) {
-        if let Some(record) = slot.lane.record()
-            && slot.lane.read_under_way().is_none()
-            && slot.cached.as_ref() != Some(record)
-        {
-            self.cache.insert(slot.key, record.clone());
+        let record = slot.lane.record();
+        let Some(record) = record.filter(|_| slot.lane.read_under_way().is_none()) else {
+            return;
+        };
+        let due = self.uses.is_due(&slot.key, slot.touched);
+        if due || slot.cached.as_ref() != Some(record) {
+            let cached = Cached {
+                record: record.clone(),
+                touched: self.uses.period(),
+            };
+            self.cache.insert(slot.key.clone(), cached);
         }
+        if due {
+            self.touch(slot.key.clone(), record.clone());
+        }
+    }
+
+    // Forgetting.
+
+    pub(super) fn floor(&self, namespace: &str) -> Option<Token> {
+        self.store.floor(namespace)
+    }
+
+    /// Commits a record as it is, so that its key counts as used.
+    ///
+    /// Under the lock of the key's shard, although it calls the store: whatever is committed later
+    /// on this key is behind it in the store's queue. Let go of first, it could come so late that
+    /// the key was forgotten twice meanwhile, and bring back the mark of the first time.
+    fn touch(&self, key: Key, record: Record) {
+        // What can't be written now is touched in a later period.
+        let reply = Reply::new(|_| {});
+        self.store.commit(vec![Raise { key, record }], reply);
+    }
+
+    /// What is in use and was not touched in this period, from now on is.
+    pub(super) fn touch_lanes(&self) {
+        for shard in &self.shards {
+            for slot in lock(shard).iter_mut() {
+                let due = self.uses.is_due(&slot.key, slot.touched);
+                if let Some(record) = slot.lane.record().filter(|_| due) {
+                    self.touch(slot.key.clone(), record.clone());
+                    slot.touched = self.uses.period();
+                }
+            }
+        }
+    }
+
+    /// Sets the mark of `key` aside, unless the key is in use; gives the number of the read that
+    /// whoever comes now waits for.
+    pub(super) fn set_aside(&self, key: &Key) -> Option<u64> {
+        let mut shard = self.shard(shard_of(key));
+        let found = shard.entry(key.hash_value(), |slot| slot.key == *key, hash_of_slot);
+        let Entry::Vacant(vacant) = found else {
+            // Read 0 is none that could be awaited.
+            return fault::planted(Fault::ForgetInUse).then_some(0);
+        };
+        let (period, cached) = (self.uses.period(), self.cache.get(key));
+        if self.is_held(key) || cached.is_some_and(|cached| cached.touched == period) {
+            return None;
+        }
+        self.cache.invalidate(key);
+        let read = self.reads.fetch_add(1, Ordering::Relaxed);
+        vacant.insert(Slot {
+            key: key.clone(),
+            lane: Lane::loading(read),
+            draining_since: None,
+            cached: None,
+            touched: period,
+            set_aside: true,
+        });
+        Some(read)
+    }
+
+    /// Reads the marks of `keys` that somebody waits for, and frees the lanes of the others.
+    pub(super) fn put_back(self: &Arc<Self>, keys: Vec<(Key, u64)>) {
+        for (key, read) in keys {
+            {
+                let mut shard = self.shard(shard_of(&key));
+                let mine = |slot: &Slot| {
+                    slot.key == key && slot.set_aside && slot.lane.read_under_way() == Some(read)
+                };
+                let Ok(mut slot) = shard.find_entry(key.hash_value(), mine) else {
+                    continue;
+                };
+                slot.get_mut().set_aside = false;
+                if slot.get().is_idle() {
+                    slot.remove();
+                    continue;
+                }
+            }
+            self.read(&key, read);
+        }
+    }
+
+    /// So many keys have no mark any more.
+    pub(super) fn forgotten(&self, marks: u64) {
+        let less = |keys: u64| Some(keys.saturating_sub(marks));
+        // It always gives a number, so it does not fail.
+        let _ = self
+            .keys
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// Empties the cache.
@@ -451,6 +575,10 @@ impl Table {
 }
 
 impl Slot {
+    fn is_idle(&self) -> bool {
+        self.lane.is_idle() && !self.set_aside
+    }
+
     /// The drain's clock runs until nothing holds the mark any more. A commit that failed and that
     /// nobody waits for is no drain: whoever commits it again starts a clock of its own.
     fn tidy(&mut self) {
@@ -486,7 +614,7 @@ impl Drop for Taken<'_> {
         for mut slot in self.slots.drain(..) {
             slot.tidy();
             self.wake.extend(slot.lane.reset_to_wake().cloned());
-            if slot.lane.is_idle() {
+            if slot.is_idle() {
                 self.table.free(slot);
                 continue;
             }

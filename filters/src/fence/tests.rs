@@ -1,5 +1,6 @@
 //! The fence over a scripted store, with the clock stopped: time passes only where a test waits.
 
+mod forgetting;
 mod resets;
 pub(super) mod script;
 mod threads;

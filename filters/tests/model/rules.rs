@@ -22,7 +22,7 @@ impl World<'_> {
         for (at, ask) in wanted.asks.iter().enumerate() {
             let key = wanted.keys[at];
             let token = number(ask.token);
-            if self.strict && mark_of(self.state.disk[key].as_ref()) < marks[at] {
+            if self.strict && self.state.durable(key) < marks[at] {
                 self.breaks(Promise::Lane, "admitted before the mark was durable");
             }
             if ask.access == Access::Read {
@@ -118,7 +118,8 @@ impl World<'_> {
     fn judge_mark(&mut self, before: &State, key: usize) {
         // But for a reset, which makes whatever comes after it the newer.
         let disk = rank_of(self.state.disk[key].as_ref());
-        if disk < rank_of(before.disk[key].as_ref()) {
+        let forgotten = self.state.disk[key].is_none() && before.durable(key) < self.state.floor;
+        if disk < rank_of(before.disk[key].as_ref()) && !forgotten {
             self.breaks(Promise::Lane, "a durable mark fell");
         }
         if let (Some(then), Some(now)) = (&before.lanes[key], &self.state.lanes[key])
@@ -129,7 +130,10 @@ impl World<'_> {
         }
         match &self.state.lanes[key] {
             Some(lane) if lane.read_under_way().is_none() => {
-                if rank_of(lane.record()) < disk {
+                // One that was forgotten may come back, for what it was.
+                let floor = lane.record().is_none().then(|| lane.mark()).flatten();
+                let stands = floor.is_some_and(|floor| u64::from(disk.1) < floor.counter());
+                if rank_of(lane.record()) < disk && !stands {
                     self.breaks(Promise::Lane, "a mark is below what is durable");
                 }
             }
@@ -240,7 +244,7 @@ impl World<'_> {
     fn probe(&self, probe: u8) -> Option<(Promise, &'static str)> {
         let stuck = |how| Some((Promise::Liveness, how));
         let wanted = &self.scope.wanted[usize::from(probe)];
-        let stale = |at: usize| number(wanted.asks[at].token) < self.memory(wanted.keys[at]);
+        let stale = |at: usize| number(wanted.asks[at].token) < self.least(wanted.keys[at]);
         if (0..wanted.keys.len()).any(stale) {
             return None;
         }

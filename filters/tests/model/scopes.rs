@@ -120,6 +120,30 @@ fn lane_held(name: &'static str, draining: bool, requests: u8) -> Scope {
     scope
 }
 
+/// Marks that are forgotten, and records that come late, in the midst of it all.
+fn lane_forgets(name: &'static str, requests: u8, forgets: u8, resets: u8) -> Scope {
+    let mut wanted = one_key();
+    wanted.push(Wanted::write(2, &[1]));
+    wanted.push(Wanted::read(2, &[0]));
+    let mut scope = Scope::new(name, requests, wanted);
+    scope.marks = [Some((1, false)), None];
+    scope.left.forgets = forgets;
+    scope.left.touches = 1;
+    scope.left.resets = resets;
+    scope.left.crashes = 1;
+    scope.left.slow_reads = 1;
+    scope
+}
+
+/// Marks of one key that are forgotten, and nothing that comes late.
+fn lane_forgets_alone(name: &'static str, requests: u8) -> Scope {
+    let mut scope = Scope::new(name, requests, one_key());
+    scope.marks = [Some((1, false)), None];
+    scope.left.forgets = 2;
+    scope.left.crashes = 1;
+    scope
+}
+
 /// The same without making states equal that differ in numbers: what that could hide shows here.
 fn as_numbered(mut scope: Scope) -> Scope {
     scope.renumbers = false;
@@ -136,6 +160,7 @@ pub(crate) fn quick() -> Vec<Scope> {
         lane_bound("lane: bound holders, 2 requests", 2),
         lane_short_queue("lane: a queue for one, 3 requests", 3),
         lane_reset("lane: a reset, 2 requests", 2, 1),
+        lane_forgets("lane: marks are forgotten, 2 requests", 2, 1, 0),
         lane_held("lane: held after a crash, 2 requests", false, 2),
         lane_held(
             "lane: held after a crash while draining, 2 requests",
@@ -153,6 +178,8 @@ pub(crate) fn ci() -> Vec<Scope> {
         lane_two_keys("lane: 2 keys told in turn, copies, 3 requests", 3),
         lane_one_key("lane: 1 key, reads, 4 requests", 4),
         lane_reset("lane: resets, 3 requests", 3, 2),
+        lane_forgets("lane: marks are forgotten twice, 2 requests", 2, 2, 0),
+        lane_forgets_alone("lane: marks of one key are forgotten, 4 requests", 4),
         lane_held("lane: held after a crash, 3 requests", false, 3),
         lane_held(
             "lane: held after a crash while draining, 3 requests",
@@ -173,6 +200,13 @@ pub(crate) fn ci() -> Vec<Scope> {
 
 pub(crate) fn soak() -> Vec<Scope> {
     vec![
+        lane_forgets(
+            "lane: marks are forgotten twice, a reset, 2 requests",
+            2,
+            2,
+            1,
+        ),
+        lane_forgets("lane: marks are forgotten, 3 requests", 3, 1, 0),
         two_keys_two_crashes("2 keys, 3 holders, 2 crashes, 5 requests", 5),
         one_key_everything("1 key, 3 holders, 2 crashes, all failures, 4 requests", 4),
         one_key_everything("1 key, 3 holders, 2 crashes, all failures, 5 requests", 5),
@@ -217,6 +251,11 @@ pub(crate) fn faults() -> Vec<(Fault, &'static str, Scope)> {
             with(|scope| scope.left.failed_commits = 1),
         ),
         (Fault::ForgetMarks, "G1", crash()),
+        (
+            Fault::FloorUnheard,
+            "G1",
+            with(|scope| scope.left.forgets = 1),
+        ),
         (Fault::NoCrashHold, "G2", crash()),
         (Fault::NoDrainingHold, "G2", crash()),
         (Fault::ReleaseOnLeave, "G2", scope()),

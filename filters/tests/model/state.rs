@@ -108,6 +108,8 @@ pub(crate) struct Left {
     pub(crate) slow_reads: u8,
     pub(crate) unsent: u8,
     pub(crate) resets: u8,
+    pub(crate) forgets: u8,
+    pub(crate) touches: u8,
 }
 
 /// A promise that does not hold.
@@ -129,6 +131,10 @@ pub(crate) struct State {
     pub(crate) cache: [Option<Record>; KEYS],
     /// What a crash can't take.
     pub(crate) disk: [Option<Record>; KEYS],
+    /// What stands for the mark of a key that has none; 0 where no mark was ever forgotten. Durable.
+    pub(crate) floor: Number,
+    /// Records that are to be committed as they were once, that nobody waits for.
+    pub(crate) touches: SmallVec<[(usize, Record); 2]>,
     pub(crate) commits: SmallVec<[Commit; 2]>,
     pub(crate) reads: SmallVec<[Read; 2]>,
     pub(crate) tells: SmallVec<[Tell; 2]>,
@@ -153,6 +159,8 @@ impl Hash for State {
         self.lanes.hash(to);
         self.cache.hash(to);
         self.disk.hash(to);
+        self.floor.hash(to);
+        self.touches.hash(to);
         self.commits.hash(to);
         self.reads.hash(to);
         self.tells.hash(to);
@@ -169,6 +177,12 @@ impl Hash for State {
 }
 
 impl State {
+    /// The mark that a durable record stands for, or that stands for one that there is not.
+    pub(crate) fn durable(&self, key: usize) -> Number {
+        let record = self.disk[key].as_ref();
+        record.map_or(self.floor, |record| number(record.mark))
+    }
+
     /// Renumbers and puts in order, so that states that can't be told apart are one.
     ///
     /// `keys_of` are the keys of the request in a slot.
@@ -223,6 +237,8 @@ impl State {
         });
         self.reads
             .sort_by_key(|read| (read.key, read.number, mark_of(read.found.as_ref())));
+        self.touches
+            .sort_by_key(|(key, record)| (*key, rank_of(Some(record))));
         self.tells.sort_unstable();
         self.unsettled.sort_unstable();
     }

@@ -81,6 +81,14 @@ pub(crate) enum Action {
     LookReset(usize),
     /// Its time is over, or its caller is gone.
     GiveUpReset(usize),
+    /// The floor is durable above the mark of a key.
+    Floor(usize),
+    /// The mark of a key is forgotten.
+    Forget(usize),
+    /// The record of a key that is used is on its way to be committed once more.
+    Touch(usize),
+    /// The one at this index is committed.
+    Touched(usize),
     /// The hold after a crash is over, and so are the orphans.
     HoldOver,
     /// The process dies and is started again. The bits say which commits reached the disk.
@@ -131,6 +139,10 @@ impl Action {
             Self::Reset(key, to) => format!("{} is to be reset to {to}", name(key)),
             Self::LookReset(key) => format!("the reset of {} looks", name(key)),
             Self::GiveUpReset(key) => format!("the reset of {} gives up", name(key)),
+            Self::Floor(key) => format!("the floor rises above the mark of {}", name(key)),
+            Self::Forget(key) => format!("the mark of {} is forgotten", name(key)),
+            Self::Touch(key) => format!("{} is touched", name(key)),
+            Self::Touched(at) => format!("touch {at} is durable"),
             Self::HoldOver => "the hold is over".to_owned(),
             Self::Crash(0) => "crash".to_owned(),
             Self::Crash(kept) => format!("crash, commits {kept:b} on disk"),
@@ -196,12 +208,36 @@ pub(crate) fn actions(scope: &Scope, state: &State, actions: &mut Vec<Action>) {
         actions.push(Action::HoldOver);
     }
     resets(state, actions);
+    forgets(state, actions);
     if state.left.crashes > 0 {
         actions.extend((0..1 << state.commits.len()).map(Action::Crash));
     }
     if state.left.clean_restarts > 0 && is_quiet(state) {
         actions.push(Action::CleanRestart);
     }
+}
+
+/// `Forget` as the store has it: a mark goes only below a durable floor, and only one that was never
+/// reset; and as the fence has it: only while there is no lane, and no hold.
+fn forgets(state: &State, actions: &mut Vec<Action>) {
+    for key in 0..KEYS {
+        let record = state.disk[key].as_ref();
+        let idle = state.lanes[key].is_none() || planted(Fault::ForgetInUse);
+        if let Some(record) = record.filter(|_| idle && !state.hold) {
+            if state.left.forgets > 0 && record.resets == 0 {
+                let below = number(record.mark) < state.floor;
+                actions.push(if below {
+                    Action::Forget(key)
+                } else {
+                    Action::Floor(key)
+                });
+            }
+            if state.left.touches > 0 {
+                actions.push(Action::Touch(key));
+            }
+        }
+    }
+    actions.extend((0..state.touches.len()).map(Action::Touched));
 }
 
 fn resets(state: &State, actions: &mut Vec<Action>) {
@@ -303,6 +339,21 @@ impl World<'_> {
                     lanes[0].leave_reset(reset_of(key).into());
                 });
             }
+            Action::Floor(key) => {
+                let mark = mark_of(self.state.disk[key].as_ref());
+                self.state.floor = self.state.floor.max(mark + 1);
+            }
+            Action::Forget(key) => {
+                self.state.left.forgets -= 1;
+                self.state.disk[key] = None;
+                self.state.cache[key] = None;
+            }
+            Action::Touch(key) => {
+                self.state.left.touches -= 1;
+                let record = self.state.disk[key].clone().unwrap();
+                self.state.touches.push((key, record));
+            }
+            Action::Touched(at) => self.step_touched(at),
             Action::HoldOver => self.hold_over(),
             Action::Crash(kept) => self.crash(kept),
             Action::CleanRestart => self.clean_restart(),
@@ -542,6 +593,16 @@ impl World<'_> {
         }
     }
 
+    /// The mark as the lane knows it, or as the store has it, or what stands for it.
+    pub(crate) fn least(&self, key: usize) -> Number {
+        let lane = self.state.lanes[key].as_ref();
+        let lane = lane.filter(|lane| lane.read_under_way().is_none());
+        lane.map_or_else(
+            || self.state.durable(key),
+            |lane| lane.mark().map_or(0, number),
+        )
+    }
+
     /// The mark as the lane knows it, or as the store has it.
     pub(crate) fn memory(&self, key: usize) -> Number {
         memory(&self.state, key)
@@ -582,7 +643,12 @@ impl World<'_> {
                         }
                         // One that was given up is being committed.
                         NotReset::Sealed => true,
-                        NotReset::NoMark => false,
+                        // A record that comes back late is none that this lane knows of.
+                        NotReset::NoMark => {
+                            let lane = self.state.lanes[key].as_ref();
+                            let knows = lane.is_some_and(|lane| lane.record().is_some());
+                            self.state.floor > 0 && !knows
+                        }
                     };
                     if !just {
                         self.breaks(Promise::Liveness, "a reset was refused without a reason");
@@ -726,6 +792,13 @@ impl World<'_> {
 
     pub(crate) fn commits(&mut self, at: usize, answer: Answer) {
         let Commit(raises) = self.state.commits.remove(at);
+        // The store takes what comes in the order in which it comes.
+        for (key, _, _) in &raises {
+            let touched = |one: &(usize, Record)| one.0 == *key;
+            while let Some(at) = self.state.touches.iter().position(touched) {
+                self.step_touched(at);
+            }
+        }
         if answer != Answer::Durable {
             self.state.left.failed_commits -= 1;
         }
@@ -738,6 +811,11 @@ impl World<'_> {
                 .iter()
                 .map(|(key, change, _)| Tell::Committed(*key, *change, durable)),
         );
+    }
+
+    fn step_touched(&mut self, at: usize) {
+        let (key, record) = self.state.touches.remove(at);
+        self.keep(&[(key, 0, record)]);
     }
 
     fn keep(&mut self, raises: &[(usize, u64, Record)]) {
@@ -765,9 +843,14 @@ impl World<'_> {
 
     fn answer(&mut self, read: Read, ok: bool) {
         let hold = self.state.hold;
+        // As it is when the answer comes, and only where there is no mark.
+        let floor = Some(self.state.floor).filter(|floor| *floor > 0);
+        let floor = floor
+            .map(super::scope::token)
+            .filter(|_| read.found.is_none());
         self.tell_lane(read.key, |lane| {
             if ok {
-                lane.loaded(read.number, read.found, hold)
+                lane.loaded(read.number, read.found, floor, hold)
             } else {
                 lane.load_failed(read.number)
             }
@@ -821,6 +904,7 @@ impl World<'_> {
         self.state.cache = [None, None];
         self.state.reads.clear();
         self.state.tells.clear();
+        self.state.touches.clear();
         self.state.attempts.clear();
         self.state.unsettled.clear();
         self.state.resets = [None; KEYS];
@@ -849,7 +933,8 @@ impl World<'_> {
     }
 }
 
-/// The mark of a key as its lane knows it, or as the store has it.
+/// The mark of a key as its lane knows it, or as the store has it; where it has none there is none to
+/// be lowered.
 fn memory(state: &State, key: usize) -> Number {
     let lane = state.lanes[key].as_ref();
     match lane.filter(|lane| lane.read_under_way().is_none()) {
@@ -863,8 +948,8 @@ fn reset_of(key: usize) -> Slot {
 }
 
 fn marks(lanes: &[&mut Lane]) -> SmallVec<[Number; 2]> {
-    let records = lanes.iter().map(|lane| lane.record());
-    records.map(mark_of).collect()
+    let marks = lanes.iter().map(|lane| lane.mark());
+    marks.map(|mark| mark.map_or(0, number)).collect()
 }
 
 /// How a write may end. What the lane is told in one way is one way, unless a fault is planted

@@ -28,9 +28,10 @@ use shuttle::sync::mpsc;
 use shuttle::thread::{self, JoinHandle};
 
 use super::engine::Engine;
-use super::index::{Index, IndexError, IndexMark};
+use super::index::{Index, IndexChange, IndexError, IndexMark};
 use super::opening::Settings;
-use super::shared::Tuning;
+use super::record::Kept;
+use super::shared::{Chore, Tuning};
 use super::sim_disk::{Faults, Random, SimDisk, open_index};
 
 /// Memory for two keys, so that commits are flushed, and wait for room, all the time.
@@ -45,6 +46,7 @@ fn settings() -> Settings {
             memory_keys: 2,
             idle: Duration::from_millis(1),
             no_space_wait: Duration::from_millis(1),
+            uptime_unit: Duration::from_secs(1),
         },
     }
 }
@@ -57,15 +59,15 @@ impl Index for Trap {
         self.0.mark()
     }
 
-    fn get(&self, key: &str) -> Result<Option<Record>, IndexError> {
+    fn get(&self, key: &str) -> Result<Option<Kept>, IndexError> {
         if self.1.load(Ordering::SeqCst) {
             resume_unwind(Box::new("planned"));
         }
         self.0.get(key)
     }
 
-    fn apply(&self, entries: &[(&str, &Record)], mark: IndexMark) -> Result<(), IndexError> {
-        self.0.apply(entries, mark)
+    fn apply(&self, changes: &[IndexChange<'_>], mark: IndexMark) -> Result<(), IndexError> {
+        self.0.apply(changes, mark)
     }
 
     fn vouch(&self) -> Result<(), IndexError> {
@@ -77,7 +79,7 @@ impl Index for Trap {
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<(String, Record)>, IndexError> {
+    ) -> Result<Vec<(String, Kept)>, IndexError> {
         self.0.range(prefix, after, limit)
     }
 }
@@ -131,6 +133,16 @@ impl World {
         })
     }
 
+    /// Makes one call, and waits for its answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Engine, Reply<T>),
+    ) -> Result<T, StoreError> {
+        let (sender, receiver) = mpsc::channel();
+        call(&self.engine(), self.reply(sender));
+        receiver.recv().expect("an answer")
+    }
+
     /// Commits, and waits for the answer.
     fn commit(&self, keys: &[&str], counter: u64) -> Result<(), StoreError> {
         let raises = keys.iter().map(|key| Raise {
@@ -163,7 +175,7 @@ impl World {
         let reply = self.reply(sender);
         self.engine().shared.read(&Key::from_text(key), reply);
         let record: Option<Record> = receiver.recv().expect("an answer")?;
-        let mark = record.map_or(0, |record| record.mark.counter());
+        let mark = record.map_or_else(|| floor(&self.engine()), |record| record.mark.counter());
         assert!(mark >= least.unwrap_or(0), "{key} fell to {mark}");
         Ok(mark)
     }
@@ -190,7 +202,8 @@ impl World {
             .collect();
         for (key, least) in acknowledged {
             let found = marks.get(key.as_str()).copied();
-            assert!(found >= Some(*least), "{key}: {found:?} after a {least}");
+            let counts = found.unwrap_or_else(|| floor(&engine));
+            assert!(counts >= *least, "{key}: {found:?} after a {least}");
         }
         engine.was_clean
     }
@@ -214,6 +227,11 @@ impl World {
 
 fn join(threads: Vec<JoinHandle<()>>) {
     threads.into_iter().for_each(|one| one.join().unwrap());
+}
+
+/// What stands for the mark of a key that has none.
+fn floor(engine: &Engine) -> u64 {
+    engine.shared.ages.floor("n").map_or(0, Token::counter)
 }
 
 fn callers_share_commits() {
@@ -258,6 +276,85 @@ fn a_queue_is_handed_over() {
 #[test]
 fn a_queue_that_is_handed_over() {
     explore(a_queue_is_handed_over);
+}
+
+/// Whatever is in the index is old, and is forgotten.
+fn forget(world: &World) {
+    let engine = world.engine();
+    engine.shared.ages.age("n", 3600);
+    super::lock_mutex(&engine.shared.memory).wants_flush = true;
+    engine.shared.flusher_wait.notify_one();
+    let find = |engine: &Engine, reply| {
+        engine.chore(Chore::FindIdle {
+            namespace: "n".into(),
+            after: None,
+            limit: 9,
+            reply,
+        });
+    };
+    let idle = world.ask(find).unwrap().keys;
+    world
+        .ask(|engine, reply| engine.forget(idle, reply))
+        .unwrap();
+}
+
+fn marks_are_forgotten_meanwhile(floor_before: bool) {
+    let world = World::new();
+    if floor_before {
+        world.commit(&["n/z"], 100).unwrap();
+        forget(&world);
+    }
+    let mut threads = vec![
+        world.spawn(|world| {
+            for counter in 1..=2 {
+                world.commit(&["n/a"], counter).unwrap();
+            }
+        }),
+        world.spawn(|world| {
+            for _ in 0..2 {
+                world.read("n/a").unwrap();
+            }
+        }),
+        world.spawn(|world| (0..3).for_each(|_| forget(world))),
+    ];
+    if !floor_before {
+        threads.push(world.spawn(World::crash));
+    }
+    join(threads);
+    world.read("n/a").unwrap();
+    let listed = world.engine().list("n/", None, 9).unwrap().len();
+    assert_eq!(world.engine().len(), listed as u64);
+    world.finish();
+}
+
+fn marks_are_forgotten() {
+    marks_are_forgotten_meanwhile(false);
+}
+
+#[test]
+fn marks_that_are_forgotten_while_callers_come() {
+    explore(marks_are_forgotten);
+}
+
+/// What is forgotten raises no floor any more: nothing but the order of the queue is between a
+/// record that comes late and the newest.
+#[test]
+fn marks_that_are_forgotten_below_a_floor_while_callers_come() {
+    explore(|| marks_are_forgotten_meanwhile(true));
+}
+
+fn the_power_fails_while_one_is_forgotten() {
+    let world = World::new();
+    world.commit(&["n/a"], 1).unwrap();
+    let threads = vec![world.spawn(World::crash), world.spawn(forget)];
+    join(threads);
+    assert_eq!(world.engine().len(), 0);
+    world.finish();
+}
+
+#[test]
+fn a_loss_of_power_while_a_mark_is_forgotten() {
+    explore(the_power_fails_while_one_is_forgotten);
 }
 
 fn memory_is_full() {

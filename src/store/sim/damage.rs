@@ -32,7 +32,7 @@ fn read(disk: &SimDisk) -> Result<(Marks, bool), OpenError> {
     }
     let mut marks = Marks::new();
     for (key, record) in found.index.range("", None, usize::MAX).unwrap() {
-        marks.insert(key, record.mark.counter());
+        marks.insert(key, record.record.mark.counter());
     }
     for entry in tables.active.iter() {
         let mark = marks.entry(entry.key.as_str().to_owned()).or_default();

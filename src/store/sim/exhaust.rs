@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fencegate_filters::Token;
 use fencegate_filters::store::StoreError;
 
 use super::super::engine::Engine;
@@ -21,7 +22,7 @@ use super::super::opening::Settings;
 use super::super::rules::NamespaceRules;
 use super::super::shared::Tuning;
 use super::super::sim_disk::{Failure, Faults, Odometer, SimDisk};
-use super::{commit, open_with, raise, rest};
+use super::{commit, forget_idle, open_with, raise, rest};
 
 /// One step of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ enum Step {
     Flush,
     /// Vouches for the end of the log, as when it is idle.
     Seal,
+    /// Forgets the keys, once they are in the index.
+    Forget,
     /// Puts the rules of a namespace.
     Rules,
     /// Closes the store cleanly, and opens it.
@@ -44,12 +47,13 @@ enum Step {
     Kill,
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step::One,
     Step::Pair,
     Step::Long,
     Step::Flush,
     Step::Seal,
+    Step::Forget,
     Step::Rules,
     Step::Close,
     Step::Kill,
@@ -98,6 +102,7 @@ fn settings() -> Settings {
             // A step of its own does what idle time would.
             idle: Duration::from_secs(3600),
             no_space_wait: Duration::from_millis(1),
+            uptime_unit: Duration::from_secs(1),
         },
     }
 }
@@ -160,13 +165,14 @@ impl Life {
     fn step(&mut self, step: Step) -> Result<(), String> {
         let engine = self.engine.as_ref().ok_or("no store")?;
         match step {
-            Step::One => self.commit(&["a"]),
-            Step::Pair => self.commit(&["a", "b"]),
-            Step::Long => self.commit(&[&"l".repeat(12_200)]),
+            Step::One => self.commit(&["n/a"]),
+            Step::Pair => self.commit(&["n/a", "n/b"]),
+            Step::Long => self.commit(&[&long()]),
             Step::Flush => {
                 lock_mutex(&engine.shared.memory).tables.freeze();
                 engine.shared.flusher_wait.notify_one();
             }
+            Step::Forget => self.forget(engine),
             Step::Seal => {
                 lock_mutex(&engine.shared.commits).hooks.seal = true;
                 engine.shared.commits_wait.notify_one();
@@ -222,6 +228,18 @@ impl Life {
         }
     }
 
+    /// An hour is over, and nothing was used.
+    fn forget(&self, engine: &Engine) {
+        lock_mutex(&engine.shared.memory).wants_flush = true;
+        engine.shared.flusher_wait.notify_one();
+        self.rest();
+        let keys = ["n/a".to_owned(), "n/b".to_owned(), long()];
+        let step = lock_mutex(&self.ledger).step;
+        engine.shared.ages.age("n", 3600 << step);
+        // Whether it worked, the checks find out.
+        let _ = forget_idle(engine, &keys.each_ref().map(String::as_str));
+    }
+
     fn put_rules(&self) {
         let Some(engine) = &self.engine else { return };
         let mut asked = 0;
@@ -258,6 +276,11 @@ impl Life {
     }
 }
 
+/// A key that fills a segment.
+fn long() -> String {
+    format!("n/{}", "l".repeat(12_200))
+}
+
 /// Opens a store on what a crash has left, and compares it with what was known.
 fn check(disk: &SimDisk, ledger: &Ledger) -> Result<Engine, String> {
     let engine = open(disk).map_err(|error| format!("a sound store is refused: {error}"))?;
@@ -268,10 +291,12 @@ fn check(disk: &SimDisk, ledger: &Ledger) -> Result<Engine, String> {
         Clean::Yes if !engine.was_clean => return Err("a clean close is forgotten".to_owned()),
         _ => {}
     }
+    let floor = engine.shared.ages.floor("n").map_or(0, Token::counter);
     let listed = engine.list("", None, usize::MAX);
     let listed = listed.map_err(|error| error.to_string())?;
     let found: BTreeMap<_, _> = listed
         .iter()
+        .filter(|(key, _)| !key.is_internal())
         .map(|(key, record)| (key.as_str(), record.mark.counter()))
         .collect();
     if engine.len() != found.len() as u64 {
@@ -282,13 +307,15 @@ fn check(disk: &SimDisk, ledger: &Ledger) -> Result<Engine, String> {
         ));
     }
     for (mark, keys, acknowledged) in &ledger.commits {
-        let has = |key: &String| found.get(key.as_str()).copied().unwrap_or(0);
-        // Of a commit, all keys or none; a later one may have raised a key further.
-        let present = keys.iter().any(|key| has(key) == *mark);
+        let has = |key: &String| found.get(key.as_str()).copied();
+        // Of a commit, all keys or none; a later one may have raised a key further, and one that was
+        // forgotten has the floor for its mark.
+        let present = keys.iter().any(|key| has(key) == Some(*mark));
+        let counts = |key: &String| has(key).unwrap_or(floor);
         for key in keys {
-            if (*acknowledged || present) && has(key) < *mark {
-                let name = key.get(..1).unwrap_or_default();
-                return Err(format!("{name} has the mark {}, below {mark}", has(key)));
+            if (*acknowledged || present) && counts(key) < *mark {
+                let name = key.get(..3).unwrap_or_default();
+                return Err(format!("{name} has the mark {}, below {mark}", counts(key)));
             }
         }
     }
@@ -314,9 +341,9 @@ fn check(disk: &SimDisk, ledger: &Ledger) -> Result<Engine, String> {
 fn goes_on(engine: Engine, disk: &SimDisk, ledger: &Ledger) -> Result<(), String> {
     let mut ledger = ledger.clone();
     let mark = ledger.commits.len() as u64 + 1;
-    let committed: Result<(), StoreError> = commit(&engine, vec![raise("a", mark)]);
+    let committed: Result<(), StoreError> = commit(&engine, vec![raise("n/a", mark)]);
     committed.map_err(|error| error.to_string())?;
-    ledger.commits.push((mark, vec!["a".to_owned()], true));
+    ledger.commits.push((mark, vec!["n/a".to_owned()], true));
     engine.close(true).map_err(|error| error.to_string())?;
     drop(engine);
     ledger.clean = Clean::Yes;
@@ -431,17 +458,27 @@ fn crash_again(
     Ok(())
 }
 
-/// All workloads of exactly `length` steps.
+/// All workloads of exactly `length` steps; of the longer ones with forgetting, those in which there
+/// is something new to forget.
 fn workloads(length: u32) -> impl Iterator<Item = Vec<Step>> {
     let count = STEPS.len().pow(length);
-    (0..count).map(move |mut number| {
+    let all = (0..count).map(move |mut number| {
         let mut steps = Vec::new();
         for _ in 0..length {
             steps.push(STEPS[number % STEPS.len()]);
             number /= STEPS.len();
         }
         steps
-    })
+    });
+    all.filter(|steps| steps.len() < 3 || forgets_something(steps))
+}
+
+fn forgets_something(steps: &[Step]) -> bool {
+    let idles = |step: &Step| !matches!(step, Step::One | Step::Pair | Step::Long);
+    steps.first() != Some(&Step::Forget)
+        && !steps
+            .windows(2)
+            .any(|pair| pair[1] == Step::Forget && idles(&pair[0]))
 }
 
 /// Runs a workload, with an error or without; gives what was kept from step `first` on, and how
@@ -535,6 +572,29 @@ fn a_crash_at_every_operation_of_every_workload_keeps_what_was_acknowledged() {
         Ok(())
     });
     assert!(counts.operations > 1000 && counts.again > 100, "{counts}");
+}
+
+#[test]
+fn a_floor_is_durable_before_what_it_stands_for_is_gone() {
+    let base = base();
+    let cases = [
+        vec![Step::One, Step::Forget],
+        vec![Step::Pair, Step::Forget],
+        vec![Step::One, Step::Forget, Step::One, Step::Forget],
+    ];
+    let counts = in_parallel("forgetting", &cases, |steps, counts| {
+        let (kept, ..) = run(&base, steps, 1, None)?;
+        let mut gone = false;
+        for kept in &kept {
+            crash(kept, false, counts)?;
+            gone |= check(&kept.disk.after_kill(), &kept.ledger)?.len() == 0;
+        }
+        match gone {
+            true => Ok(()),
+            false => Err("nothing was forgotten".to_owned()),
+        }
+    });
+    assert!(counts.operations > 10, "{counts}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod damage;
 mod exhaust;
+mod forgetting;
 mod refusals;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use super::engine::Engine;
 use super::error::OpenError;
 use super::lock_mutex;
 use super::opening::Settings;
-use super::shared::Tuning;
+use super::shared::{Chore, Tuning};
 use super::sim_disk::{Failure, Faults, Random, SimDisk, open_index};
 
 fn settings() -> Settings {
@@ -35,6 +36,7 @@ fn settings() -> Settings {
             memory_keys: 40,
             idle: Duration::from_millis(1),
             no_space_wait: Duration::from_millis(20),
+            uptime_unit: Duration::from_secs(1),
         },
     }
 }
@@ -75,6 +77,33 @@ fn read(engine: &Engine, key: &str) -> Result<u64, StoreError> {
     Ok(record.map_or(0, |record| record.mark.counter()))
 }
 
+fn asked<T: Send + 'static>(call: impl FnOnce(Reply<T>)) -> Result<T, StoreError> {
+    let (sender, receiver) = mpsc::channel();
+    call(Reply::new(move |result| drop(sender.send(result))));
+    receiver.recv().unwrap()
+}
+
+/// The keys of the namespace `n` that may be forgotten.
+fn idle_keys(engine: &Engine) -> Result<Vec<(Key, Token)>, StoreError> {
+    let idle = asked(|reply| {
+        engine.chore(Chore::FindIdle {
+            namespace: "n".into(),
+            after: None,
+            limit: 10_000,
+            reply,
+        });
+    })?;
+    assert_eq!(idle.next, None);
+    Ok(idle.keys)
+}
+
+/// Forgets those of `keys` that may be.
+fn forget_idle(engine: &Engine, keys: &[&str]) -> Result<u64, StoreError> {
+    let mut idle = idle_keys(engine)?;
+    idle.retain(|(key, _)| keys.contains(&key.as_str()));
+    asked(|reply| engine.forget(idle, reply))
+}
+
 /// Waits until no thread of the store has anything to do.
 fn rest(engine: &Engine) {
     let shared = &engine.shared;
@@ -85,7 +114,9 @@ fn rest(engine: &Engine) {
         };
         let memory = lock_mutex(&shared.memory);
         let tables = &memory.tables;
-        let work = tables.frozen.is_some() || memory.wants_spare || tables.has_unresolved();
+        let asked = memory.wants_flush || !memory.chores.is_empty();
+        let work =
+            asked || tables.frozen.is_some() || memory.wants_spare || tables.has_unresolved();
         committer && !work && memory.hooks.rests
     };
     let begin = std::time::Instant::now();

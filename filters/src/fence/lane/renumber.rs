@@ -160,9 +160,9 @@ mod tests {
         lane.load_again(7);
         let names = lane.renumber();
         assert_eq!((names.read(6), names.read(7)), (LATE, AWAITED));
-        lane.loaded(names.read(6), None, false);
+        lane.loaded(names.read(6), None, None, false);
         assert!(lane.read_under_way().is_some());
-        lane.loaded(names.read(7), None, false);
+        lane.loaded(names.read(7), None, None, false);
         assert!(lane.read_under_way().is_none());
     }
 }

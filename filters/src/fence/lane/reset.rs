@@ -111,7 +111,8 @@ impl<W: Clone, X: Clone> Lane<W, X> {
             reset.waker = waker.clone();
             return self.go_on();
         }
-        match self.mark() {
+        // A floor is no mark that could be lowered.
+        match self.record.as_ref().map(|record| record.mark) {
             None => return Resetting::Refused(NotReset::NoMark),
             Some(mark) if mark != from => return Resetting::Refused(NotReset::Mark(mark)),
             Some(_) => {}

@@ -313,11 +313,11 @@ fn a_read_that_this_lane_does_not_wait_for_changes_nothing() {
     // C14
     let mut lane = L::loading(2);
     lane.wait_for_mark(1, &"33");
-    assert!(lane.loaded(1, Some(record(1)), false).is_empty());
+    assert!(lane.loaded(1, Some(record(1)), None, false).is_empty());
     assert!(lane.load_failed(1).is_empty() && !lane.read_failed());
     assert_eq!(lane.mark(), None);
-    assert_eq!(lane.loaded(2, Some(record(34)), false), ["33"]);
-    assert!(lane.loaded(2, Some(record(1)), false).is_empty());
+    assert_eq!(lane.loaded(2, Some(record(34)), None, false), ["33"]);
+    assert!(lane.loaded(2, Some(record(1)), None, false).is_empty());
     assert_eq!(lane.mark(), Some(t(34)));
 }
 
@@ -329,7 +329,7 @@ fn a_failed_read_wakes_those_that_wait_and_may_be_tried_again() {
     assert!(lane.read_failed() && !lane.is_idle());
     lane.load_again(2);
     assert!(!lane.read_failed());
-    assert_eq!(lane.loaded(2, None, false), ["a"]);
+    assert_eq!(lane.loaded(2, None, None, false), ["a"]);
     lane.load_again(3);
     assert_eq!(
         lane.read_under_way(),
@@ -344,7 +344,7 @@ fn a_request_waits_in_one_place_and_with_its_newest_waker() {
     lane.wait_for_mark(1, &"old");
     lane.wait_for_mark(1, &"new");
     assert_eq!(lane.counts(), (0, 1, 0));
-    assert_eq!(lane.loaded(1, Some(record(33)), false), ["new"]);
+    assert_eq!(lane.loaded(1, Some(record(33)), None, false), ["new"]);
     raise(&mut lane, 34);
     lane.wait(1, t(34), &"old");
     lane.wait(1, t(34), &"new");
@@ -371,5 +371,59 @@ fn a_lane_lives_as_long_as_anything_needs_it() {
     raise(&mut lane, 34);
     assert!(!lane.is_idle());
     lane.committed(1, true);
+    assert!(lane.is_idle());
+}
+
+#[test]
+fn a_key_without_a_mark_has_the_floor_for_one() {
+    let mut lane = L::loading(1);
+    lane.loaded(1, None, Some(t(40)), false);
+    assert_eq!((lane.mark(), lane.record()), (Some(t(40)), None));
+    assert_eq!(lane.judge(&ask(39)), Judgement::Stale);
+    let mut read = ask(39);
+    read.access = Access::Read;
+    assert_eq!(lane.judge(&read), Judgement::Stale);
+    read.token = t(40);
+    assert_eq!(lane.judge(&read), Judgement::Ahead);
+    // The first token of a key may be as high as it likes.
+    let mut far = ask(1_000_000);
+    far.max_advance = Some(1);
+    assert_eq!(lane.judge(&far), Judgement::Advance);
+    // What is admitted is in a record of the key's own, also where it is equal to the floor.
+    assert_eq!(lane.judge(&ask(40)), Judgement::Advance);
+    let record = lane.raise(&ask(40), &mut Vec::new());
+    assert_eq!((record.mark, record.resets), (t(40), 0));
+    assert_eq!(lane.held(t(40)), Some(Held::Commit));
+    lane.committed(lane.change(), true);
+    assert_eq!(lane.held(t(40)), None);
+    assert_eq!(lane.judge(&ask(40)), Judgement::Equal);
+}
+
+#[test]
+fn a_mark_of_its_own_may_be_below_the_floor() {
+    let mut lane = L::loading(1);
+    lane.loaded(1, Some(record(34)), Some(t(40)), false);
+    assert_eq!(lane.mark(), Some(t(34)));
+    assert_eq!(lane.judge(&ask(34)), Judgement::Equal);
+}
+
+#[test]
+fn after_a_crash_a_floor_holds_advances_as_a_mark_does() {
+    let mut lane = L::loading(1);
+    lane.loaded(1, None, Some(t(40)), true);
+    assert_eq!(lane.held(t(41)), Some(Held::Unsettled));
+    lane.raise(&ask(41), &mut Vec::new());
+    lane.committed(lane.change(), true);
+    assert_eq!(lane.held(t(41)), Some(Held::Unsettled));
+    assert_eq!(lane.hold_over().len(), 0);
+    assert_eq!(lane.held(t(41)), None);
+}
+
+#[test]
+fn a_floor_is_no_mark_that_could_be_reset() {
+    let mut lane = L::loading(1);
+    lane.loaded(1, None, Some(t(40)), false);
+    let refused = lane.reset(7, t(40), t(1), &"r", &mut Vec::new());
+    assert_eq!(refused, reset::Resetting::Refused(reset::NotReset::NoMark));
     assert!(lane.is_idle());
 }

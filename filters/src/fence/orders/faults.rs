@@ -79,3 +79,13 @@ fn failed_commit_wedges() {
 fn drop_wake() {
     notices(Fault::DropWake, tokens_race_on_a_cold_key);
 }
+
+#[test]
+fn floor_unheard() {
+    notices(Fault::FloorUnheard, marks_are_forgotten_meanwhile);
+}
+
+#[test]
+fn forget_in_use() {
+    notices(Fault::ForgetInUse, marks_are_forgotten_meanwhile);
+}

@@ -214,6 +214,41 @@ fn a_read_of_a_mark_that_fails() {
     explore(a_read_of_a_mark_fails);
 }
 
+// Marks that are forgotten.
+
+fn marks_are_forgotten_meanwhile() {
+    let world = World::new(&Start {
+        marks: &[("a", 5, false), ("b", 2, false)],
+        ..Start::default()
+    });
+    let forgetter = world.spawn(|world| {
+        for period in 1..=3 {
+            world.fence.turn(period);
+            world.forget("a");
+            world.forget("b");
+        }
+    });
+    let writers = [6, 7].map(|counter| {
+        world.spawn(move |world| {
+            let refused = world.write(&claim(&["a"], counter));
+            assert!(matches!(refused, None | Some(Reason::StaleToken)));
+            // Whatever was forgotten meanwhile: nothing older comes in.
+            let older = world.write(&claim(&["b", "a"], counter - 1));
+            assert_eq!(older, Some(Reason::StaleToken));
+        })
+    });
+    let leaver = world.spawn(|world| look_and_leave(world, claim(&["a"], 8), 2));
+    join(writers.into());
+    join(vec![forgetter, leaver]);
+    world.check();
+    assert_eq!(world.fence.totals().keys, world.keeper.len());
+}
+
+#[test]
+fn marks_that_are_forgotten_while_tokens_come() {
+    explore(marks_are_forgotten_meanwhile);
+}
+
 // Commits that fail (C15).
 
 fn a_commit_fails() {

@@ -56,6 +56,8 @@ pub(super) fn claim(keys: &[&str], counter: u64) -> Claim {
 #[derive(Default)]
 pub(super) struct Keeper {
     marks: Mutex<BTreeMap<Key, Record>>,
+    /// What stands for a mark that is gone.
+    floor: Mutex<Option<Token>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Which commits fail, counted from 0, and which reads.
     failing_commits: BTreeSet<usize>,
@@ -70,6 +72,24 @@ impl Keeper {
     pub(super) fn mark(&self, key: &Key) -> Token {
         let marks = self.marks.lock().unwrap();
         marks.get(key).map_or(Token::NONE, |record| record.mark)
+    }
+
+    /// Forgets a mark below a floor; `false` where there is none by then.
+    fn forget(&self, key: &Key) -> bool {
+        let Some(floor) = self.mark(key).counter().checked_add(1).map(t) else {
+            return false;
+        };
+        let higher = (*self.floor.lock().unwrap()).max(Some(floor));
+        *self.floor.lock().unwrap() = higher;
+        pause(2);
+        let mut marks = self.marks.lock().unwrap();
+        let below = |record: &Record| Some(record.mark) < higher;
+        marks.get(key).is_some_and(below) && marks.remove(key).is_some()
+    }
+
+    /// How many keys have a mark.
+    pub(super) fn len(&self) -> u64 {
+        self.marks.lock().unwrap().len() as u64
     }
 
     fn keep(&self, raises: &[Raise]) {
@@ -148,8 +168,12 @@ impl Store for Kept {
             .collect())
     }
 
+    fn floor(&self, _: &str) -> Option<Token> {
+        *self.0.floor.lock().unwrap()
+    }
+
     fn len(&self) -> u64 {
-        self.0.marks.lock().unwrap().len() as u64
+        self.0.len()
     }
 }
 
@@ -269,6 +293,14 @@ impl World {
             }
             Poll::Ready(looked)
         }))
+    }
+
+    /// Forgets the mark of a key, unless it is in use.
+    pub(super) fn forget(&self, key: &str) {
+        let aside = self.fence.set_aside([k(key)]);
+        pause(2);
+        let gone = aside.keys().filter(|key| self.keeper.forget(key)).count();
+        aside.forgotten(gone as u64);
     }
 
     /// Holds all keys as after a crash.

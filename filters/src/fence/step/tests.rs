@@ -384,7 +384,7 @@ fn a_late_read_changes_nothing() {
     let mut older = Request::new("33", [write(33)]);
     assert_eq!(older.look(&mut lanes).0, Arrival::Unread);
     lanes = [at(34)];
-    assert!(lanes[0].loaded(1, None, false).is_empty());
+    assert!(lanes[0].loaded(1, None, None, false).is_empty());
     assert_eq!(
         older.look(&mut lanes).0,
         Arrival::Refused(0, Refused::Stale(t(34)))

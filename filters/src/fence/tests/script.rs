@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::Key;
 use crate::fence::{Cut, Handle, InFlight, Permit, Uploads};
 use crate::store::{Raise, Record, Reply, Store, StoreError};
+use crate::{Key, Token};
 
 type Read = (Key, Reply<Option<Record>>);
 type Commit = (Vec<Raise>, Reply<()>);
@@ -14,6 +14,7 @@ type Commit = (Vec<Raise>, Reply<()>);
 #[derive(Default)]
 pub(in crate::fence) struct Script {
     marks: Mutex<BTreeMap<Key, Record>>,
+    floor: Mutex<Option<Token>>,
     /// Calls that wait for the test; `None` where they are answered at once.
     reads: Mutex<Option<VecDeque<Read>>>,
     commits: Mutex<Option<VecDeque<Commit>>>,
@@ -39,6 +40,12 @@ impl Script {
 
     pub(in crate::fence) fn mark(&self, key: &Key) -> Option<Record> {
         self.marks.lock().unwrap().get(key).cloned()
+    }
+
+    /// The mark of `key` is gone, and `floor` stands for it.
+    pub(in crate::fence) fn forget(&self, key: &Key, floor: Token) {
+        *self.floor.lock().unwrap() = Some(floor);
+        self.marks.lock().unwrap().remove(key);
     }
 
     fn keep(&self, raises: &[Raise]) {
@@ -118,6 +125,10 @@ impl Store for Script {
             .take(limit)
             .map(|(key, record)| (key.clone(), record.clone()))
             .collect())
+    }
+
+    fn floor(&self, _namespace: &str) -> Option<Token> {
+        *self.floor.lock().unwrap()
     }
 
     fn len(&self) -> u64 {
