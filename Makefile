@@ -12,7 +12,7 @@ setup:
 # Many tests wait for a timer of the contract, so more of them run at once than there are cores. The
 # instructions of single steps are counted in what they have built, and a change is told and never fails.
 test: setup
-	RUST_TEST_THREADS=8 cargo test --workspace --no-fail-fast
+	RUST_TEST_THREADS=6 cargo test --workspace --no-fail-fast
 	-python3 benches/micro.py --build debug
 	$(MAKE) smuggling
 	cargo test --features faults,sim --test suite sweep:: -- --skip faults
@@ -28,11 +28,13 @@ faults:
 model:
 	FENCEGATE_MODEL=$${FENCEGATE_MODEL:-ci} cargo test --profile proof -p fencegate-filters --features faults --test model
 
+# The documents of the examples are by the way: with them, cargo has the same features of everything as for clippy, and checks
+# nothing twice.
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --features faults,sim -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --lib --examples
 
 # Malformed requests through the gateway to nginx, Apache, Node and h11; the same through nginx and
 # HAProxy; slow clients. docs/SECURITY-TESTS.md says more, and what --write writes there. The seed stays

@@ -1,8 +1,9 @@
 //! The real binary over real sockets.
 //!
 //! One program, since what takes longest in building many is to compile [`common`] and to link it for each. A file is a subject:
-//! `cargo test --test suite draining::`. Programs of their own are `tests/kills.rs`, which times its gateway and so wants the machine
-//! for itself; and what opens stores in the test's own process (`tests/library/`, `tests/store_processes.rs`): a child that
+//! `cargo test --test suite draining::`. Programs of their own are `tests/kills.rs` and
+//! `tests/lock_openapi.rs`, which have a time to keep and so want the machine for themselves; and what opens stores in the test's own
+//! process (`tests/library/`, `tests/store_processes.rs`): a child that
 //! another thread starts holds their locks too, from its fork to its exec.
 #![allow(
     clippy::unwrap_used,
@@ -51,7 +52,6 @@ mod lock_client;
 mod lock_command;
 mod lock_events;
 mod lock_names;
-mod lock_openapi;
 mod lock_scenarios;
 mod lock_storms;
 mod lock_tls;
