@@ -41,7 +41,8 @@ TEST = re.compile(r"^\s*(?:async )?fn (\w+)\(")
 def tests() -> dict[str, list[str]]:
     """The tests of each case: those that a comment with its name stands above, over real sockets first."""
     found: dict[str, list[str]] = {}
-    files = sorted((ROOT / "tests").glob("*.rs"), key=lambda file: (file.stem.startswith(("wire", "http2")), file.stem))
+    files = [*(ROOT / "tests").glob("*.rs"), *(ROOT / "tests" / "suite").glob("*.rs"), *(ROOT / "tests" / "library").glob("*.rs")]
+    files.sort(key=lambda file: (file.stem.startswith(("wire", "http2")), file.stem))
     for file in files:
         tags: list[str] = []
         for line in file.read_text().splitlines():
