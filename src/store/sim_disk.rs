@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use fencegate_filters::Key;
 
 use super::disk::{Disk, DiskFile};
@@ -363,6 +364,27 @@ impl SimDisk {
     /// What the next process finds when this one was killed: the kernel has all of it.
     pub fn after_kill(&self) -> Self {
         lock_mutex(&self.0).clone().rest()
+    }
+
+    /// A digest of all that a process finds which opens this disk.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let state = lock_mutex(&self.0);
+        let mut found = digest::Context::new(&digest::SHA256);
+        let mut part = |bytes: &[u8]| {
+            found.update(&bytes.len().to_le_bytes());
+            found.update(bytes);
+        };
+        for (name, file) in &state.names {
+            part(name.as_bytes());
+            part(&state.files[*file].current);
+        }
+        part(b"");
+        for (key, kept) in &state.entries {
+            part(key.as_bytes());
+            part(format!("{kept:?}").as_bytes());
+        }
+        part(format!("{:?} {}", state.mark, state.index_full).as_bytes());
+        found.finish().as_ref().try_into().unwrap()
     }
 
     /// The bytes of a file, to be damaged.

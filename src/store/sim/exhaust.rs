@@ -5,14 +5,16 @@
 //! with what was acknowledged until then. From each disk that was kept, a store is opened after a
 //! kill, and after every loss of power that the [`Odometer`] knows. It must open, have every
 //! acknowledged mark, no mark that nobody asked for, whole commits, and say truly whether it was
-//! closed cleanly.
+//! closed cleanly. Many losses leave the same bytes: what is alike, with the same things known, is
+//! opened once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use fencegate_filters::Token;
 use fencegate_filters::store::StoreError;
 
@@ -337,6 +339,38 @@ fn check(disk: &SimDisk, ledger: &Ledger) -> Result<Engine, String> {
     Ok(engine)
 }
 
+/// The crashes that were looked at: what the client knew, and what was on the disk.
+#[derive(Default)]
+struct Seen(Mutex<HashSet<[u8; 32]>>);
+
+impl Seen {
+    /// Checks what a crash has left, unless it was checked already.
+    fn check(&self, disk: &SimDisk, ledger: &Ledger, counts: &mut Counts) -> Result<(), String> {
+        let mut seen = digest::Context::new(&digest::SHA256);
+        let Ledger {
+            commits,
+            rules,
+            clean,
+            step: _,
+        } = ledger;
+        for (mark, keys, acknowledged) in commits {
+            seen.update(format!("{mark} {acknowledged} {} ", keys.len()).as_bytes());
+            for key in keys {
+                seen.update(key.as_bytes());
+                seen.update(b" ");
+            }
+        }
+        seen.update(format!("{rules:?} {clean:?}").as_bytes());
+        seen.update(&disk.fingerprint());
+        let seen: [u8; 32] = seen.finish().as_ref().try_into().unwrap();
+        if lock_mutex(&self.0).insert(seen) {
+            check(disk, ledger)?;
+            counts.opened += 1;
+        }
+        Ok(())
+    }
+}
+
 /// Uses a store that was opened after a crash once more.
 fn goes_on(engine: Engine, disk: &SimDisk, ledger: &Ledger) -> Result<(), String> {
     let mut ledger = ledger.clone();
@@ -359,6 +393,8 @@ struct Counts {
     kills: u64,
     losses: u64,
     again: u64,
+    /// How many of them were not like another.
+    opened: u64,
 }
 
 impl Counts {
@@ -369,6 +405,7 @@ impl Counts {
         self.kills += other.kills;
         self.losses += other.losses;
         self.again += other.again;
+        self.opened += other.opened;
     }
 }
 
@@ -381,11 +418,12 @@ impl fmt::Display for Counts {
             kills,
             losses,
             again,
+            opened,
         } = self;
         write!(
             f,
-            "{workloads} workloads, {operations} crash points, {errors} errors; opened after \
-             {kills} kills, {losses} losses of power, {again} crashes while it was opened"
+            "{workloads} workloads, {operations} crash points, {errors} errors; {kills} kills, \
+             {losses} losses of power, {again} crashes while it was opened, {opened} of them unlike"
         )
     }
 }
@@ -395,38 +433,37 @@ const MOST_LOSSES: usize = 5000;
 
 /// Tries every crash at one point. With `deep`, the store that is opened crashes too, at each of
 /// its operations.
-fn crash(kept: &Kept, deep: bool, counts: &mut Counts) -> Result<(), String> {
+fn crash(kept: &Kept, deep: bool, seen: &Seen, counts: &mut Counts) -> Result<(), String> {
     let Kept { disk, ledger, .. } = kept;
     counts.operations += 1;
     let killed = disk.after_kill();
-    let points = Arc::<Mutex<Vec<SimDisk>>>::default();
+    let failed = |error| format!("after a kill: {error}");
     if deep {
-        let points = Arc::clone(&points);
-        killed.watch(move |disk| lock_mutex(&points).push(disk.clone()));
+        let points = watched(&killed);
+        let engine = check(&killed, ledger).map_err(failed)?;
+        killed.watch(|_| {});
+        crash_again(&points, ledger, seen, counts)
+            .map_err(|error| format!("after a kill, and a loss of power: {error}"))?;
+        goes_on(engine, &killed, ledger)
+            .map_err(|error| format!("in use after a kill: {error}"))?;
+    } else {
+        seen.check(&killed, ledger, counts).map_err(failed)?;
     }
-    let engine = check(&killed, ledger).map_err(|error| format!("after a kill: {error}"))?;
-    killed.watch(|_| {});
     counts.kills += 1;
-    crash_again(&points, ledger, counts)
-        .map_err(|error| format!("after a kill, and a loss of power: {error}"))?;
-    if deep {
-        let whole = |error| format!("in use after a kill: {error}");
-        goes_on(engine, &killed, ledger).map_err(whole)?;
-    }
     let mut odometer = Odometer::default();
     for turn in 0.. {
         assert!(turn < MOST_LOSSES, "too much is unsynced at once");
         let lost = disk.after_power_loss(&mut odometer);
         let failed = |error| format!("after loss {turn} of power: {error}");
-        let points = Arc::<Mutex<Vec<SimDisk>>>::default();
-        if deep {
-            let points = Arc::clone(&points);
-            lost.watch(move |disk| lock_mutex(&points).push(disk.clone()));
-        }
-        drop(check(&lost, ledger).map_err(failed)?);
         counts.losses += 1;
-        crash_again(&points, ledger, counts)
-            .map_err(|error| format!("after loss {turn} of power, and another: {error}"))?;
+        if deep {
+            let points = watched(&lost);
+            drop(check(&lost, ledger).map_err(failed)?);
+            crash_again(&points, ledger, seen, counts)
+                .map_err(|error| format!("after loss {turn} of power, and another: {error}"))?;
+        } else {
+            seen.check(&lost, ledger, counts).map_err(failed)?;
+        }
         if !odometer.turn() {
             break;
         }
@@ -434,10 +471,19 @@ fn crash(kept: &Kept, deep: bool, counts: &mut Counts) -> Result<(), String> {
     Ok(())
 }
 
+/// Keeps the disk as it is before each operation from now on.
+fn watched(disk: &SimDisk) -> Arc<Mutex<Vec<SimDisk>>> {
+    let points = Arc::<Mutex<Vec<_>>>::default();
+    let keep = Arc::clone(&points);
+    disk.watch(move |disk| lock_mutex(&keep).push(disk.clone()));
+    points
+}
+
 /// Tries every loss of power at each of the points that a store which was opened came by.
 fn crash_again(
     points: &Mutex<Vec<SimDisk>>,
     ledger: &Ledger,
+    seen: &Seen,
     counts: &mut Counts,
 ) -> Result<(), String> {
     for point in std::mem::take(&mut *lock_mutex(points)) {
@@ -448,7 +494,7 @@ fn crash_again(
                 ledger.clean = Clean::Either;
             }
             let lost = point.after_power_loss(&mut again);
-            drop(check(&lost, &ledger)?);
+            seen.check(&lost, &ledger, counts)?;
             counts.again += 1;
             if !again.turn() {
                 break;
@@ -561,13 +607,13 @@ fn longest(default: u32) -> u32 {
 
 #[test]
 fn a_crash_at_every_operation_of_every_workload_keeps_what_was_acknowledged() {
-    let base = base();
+    let (base, seen) = (base(), Seen::default());
     let cases: Vec<_> = (1..=longest(3)).flat_map(workloads).collect();
     let counts = in_parallel("crashes", &cases, |steps, counts| {
         // Crashes in the steps before are those of a shorter workload.
         let (kept, ..) = run(&base, steps, steps.len() - 1, None)?;
         for kept in &kept {
-            crash(kept, steps.len() == 1, counts)?;
+            crash(kept, steps.len() == 1, &seen, counts)?;
         }
         Ok(())
     });
@@ -576,7 +622,7 @@ fn a_crash_at_every_operation_of_every_workload_keeps_what_was_acknowledged() {
 
 #[test]
 fn a_floor_is_durable_before_what_it_stands_for_is_gone() {
-    let base = base();
+    let (base, seen) = (base(), Seen::default());
     let cases = [
         vec![Step::One, Step::Forget],
         vec![Step::Pair, Step::Forget],
@@ -586,7 +632,7 @@ fn a_floor_is_durable_before_what_it_stands_for_is_gone() {
         let (kept, ..) = run(&base, steps, 1, None)?;
         let mut gone = false;
         for kept in &kept {
-            crash(kept, false, counts)?;
+            crash(kept, false, &seen, counts)?;
             gone |= check(&kept.disk.after_kill(), &kept.ledger)?.len() == 0;
         }
         match gone {
@@ -604,7 +650,7 @@ fn a_crash_while_a_store_is_made_leaves_none_or_a_whole_one() {
     drop(open(&life.disk).unwrap());
     let mut counts = Counts::default();
     for kept in lock_mutex(&life.kept).iter() {
-        crash(kept, true, &mut counts).unwrap_or_else(|error| panic!("{error}"));
+        crash(kept, true, &Seen::default(), &mut counts).unwrap_or_else(|error| panic!("{error}"));
     }
     println!("creation: {counts}");
     assert!(counts.operations > 10);
@@ -618,21 +664,23 @@ fn error(
     last: usize,
     failing: Option<(u64, Failure)>,
     thorough: bool,
+    seen: &Seen,
     counts: &mut Counts,
 ) -> Result<(), String> {
     let (kept, ..) = run(base, steps, last, failing)?;
     counts.errors += 1;
     for Kept { disk, ledger, .. } in kept.iter().filter(|kept| thorough || kept.rests) {
         counts.operations += 1;
-        drop(check(&disk.after_kill(), ledger)?);
+        seen.check(&disk.after_kill(), ledger, counts)?;
         counts.kills += 1;
     }
-    kept.last().map_or(Ok(()), |end| crash(end, false, counts))
+    kept.last()
+        .map_or(Ok(()), |end| crash(end, false, seen, counts))
 }
 
 #[test]
 fn an_error_at_every_operation_of_every_workload_is_survived() {
-    let base = base();
+    let (base, seen) = (base(), Seen::default());
     let failures = [
         Failure::Io,
         Failure::NoSpace(0),
@@ -653,7 +701,8 @@ fn an_error_at_every_operation_of_every_workload_is_survived() {
             for operation in before + 1..=all {
                 for failure in failures {
                     let failing = Some((operation, failure));
-                    let tried = error(&base, &steps, last, failing, last < thorough, counts);
+                    let thorough = last < thorough;
+                    let tried = error(&base, &steps, last, failing, thorough, &seen, counts);
                     tried.map_err(|error| {
                         format!("{failure:?} at {operation} of {steps:?}: {error}")
                     })?;
@@ -705,11 +754,11 @@ fn the_workloads_notice_what_is_planted() {
             let steps = cases
                 .next()
                 .unwrap_or_else(|| panic!("{what}: it is not noticed"));
-            let disk = base.after_kill();
+            let (disk, seen) = (base.after_kill(), Seen::default());
             disk.set(faults);
             let tried = run_on(disk, &steps, 0, None).and_then(|(kept, ..)| {
                 let mut crashes = kept.iter();
-                crashes.try_for_each(|kept| crash(kept, false, &mut Counts::default()))
+                crashes.try_for_each(|kept| crash(kept, false, &seen, &mut Counts::default()))
             });
             found = tried.err().map(|error| format!("by {steps:?}: {error}"));
         }
