@@ -121,11 +121,11 @@ impl<S> FrameIo<S> {
     /// Whether enough has been handed on in the turn that is under way.
     fn turn_is_over(&mut self) -> bool {
         let turn = self.state.turn();
-        if turn != self.turn {
+        if turn != self.turn || fault::planted(Fault::EndlessTurns) {
             self.turn = turn;
             self.left = TurnLeft::WHOLE;
         }
-        self.left.is_over() && !fault::planted(Fault::EndlessTurns)
+        self.left.is_over()
     }
 
     /// Has the rest wait until others have had their turns.
