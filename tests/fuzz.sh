@@ -17,19 +17,12 @@ seconds=${FENCEGATE_FUZZ_SECONDS:-20}
 seed=${FENCEGATE_FUZZ_SEED:-1}
 jobs=${FENCEGATE_FUZZ_JOBS:-$(nproc)}
 built=target/fuzz
-host=$(rustc -vV | sed -n 's/^host: //p')
-binaries=$built/$host/release
+binaries=target/debug
 found=$built/found
 mkdir -p "$found"
 
 build() {
-    passes="-Cpasses=sancov-module"
-    for option in level=4 inline-8bit-counters pc-table trace-compares; do
-        passes="$passes -Cllvm-args=-sanitizer-coverage-$option"
-    done
-    # With a named target the flags do not reach build scripts and macros.
-    RUSTFLAGS=$passes cargo build --release --manifest-path fuzz/Cargo.toml \
-        --target "$host" --target-dir "$built"
+    RUSTC_WRAPPER=$PWD/fuzz/rustc.sh cargo build --manifest-path fuzz/Cargo.toml --target-dir target
 }
 
 report() {

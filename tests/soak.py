@@ -80,8 +80,8 @@ def smuggling(seconds: int, _counts: Counts) -> dict[str, float] | None:
 
 def stop(_seconds: int, _counts: Counts) -> dict[str, float] | None:
     """The gateway stands still for a minute, and goes on."""
-    test = "what_was_unsent_while_the_gateway_stood_still_is_compared_again"
-    command = ["cargo", "test", "--test", "concurrency", "--", "--exact", test, "--nocapture"]
+    test = "concurrency::what_was_unsent_while_the_gateway_stood_still_is_compared_again"
+    command = ["cargo", "test", "--test", "suite", "--", "--exact", test, "--nocapture"]
     output = run(command, {**os.environ, "FENCEGATE_STOP_MS": "60000"})
     found = output and re.search(r"stood still for ([\d.]+) s", output)
     return {"stops": 1, "seconds stopped": float(found[1])} if found else None
@@ -91,8 +91,8 @@ def locks(_seconds: int, counts: Counts) -> dict[str, float] | None:
     """A hundred storms of 400 operations, behind those that were run before."""
     first = int(counts.get(("locks", "last seed"), 0)) + 1
     runs = int(os.environ.get("SOAK_LOCK_RUNS", "100"))
-    test = "effects_of_two_holders_never_mix_although_clients_stall_and_the_gateway_dies"
-    command = ["cargo", "test", "--test", "lock_storms", "--", "--exact", test, "--nocapture"]
+    test = "lock_storms::effects_of_two_holders_never_mix_although_clients_stall_and_the_gateway_dies"
+    command = ["cargo", "test", "--test", "suite", "--", "--exact", test, "--nocapture"]
     output = run(command, {**os.environ, "FENCEGATE_SEED": str(first), "FENCEGATE_LOCK_RUNS": str(runs)})
     found = output and re.search(r"clients: (\d+) operations, (\d+) grants, (\d+) writes", output)
     if not found:
