@@ -267,14 +267,16 @@ fn a_flood_is_cut_off_and_harms_nobody() {
 
 /// What a flood that never ends costs a good client: `FENCEGATE_BIN=… cargo test --test suite
 /// -- --ignored --nocapture what_a_flood`. It asserts nothing, since what it measures is the
-/// machine's as well. `FLOOD=PING` takes one flood; `FLOOD_PEER=127.0.0.1:8081` measures another
-/// server that speaks HTTP/2 without TLS and has `/objects/good`: what the machine adds, it adds there.
+/// machine's as well. `FLOOD=PING` takes one flood. `FLOOD_PEER=127.0.0.1:8081` measures another server
+/// that speaks HTTP/2 without TLS and has `/objects/good`. `FLOOD_ASIDE=127.0.0.1:8081` sends the
+/// flood there, and the good requests to the gateway: what they wait for then, the machine adds.
 #[test]
 #[ignore = "measures for a minute"]
 fn what_a_flood_costs_a_good_client() {
     let stage = Stage::with(|config| config.set("log.access", false));
-    let peer = std::env::var("FLOOD_PEER").ok();
-    let address = peer.map_or(stage.http(), |peer| peer.parse().unwrap());
+    let other = |name| Some(std::env::var(name).ok()?.parse::<SocketAddr>().unwrap());
+    let address = other("FLOOD_PEER").unwrap_or(stage.http());
+    let flooded = other("FLOOD_ASIDE").unwrap_or(address);
     let only = std::env::var("FLOOD").unwrap_or_default();
     println!(
         "| flood | p50, ms | p99, ms | p50 before it, ms | p99 before it, ms | connections a second | CPU of the gateway | KiB more |"
@@ -294,7 +296,7 @@ fn what_a_flood_costs_a_good_client() {
                     // What is measured is the gateway, not who gets the CPU.
                     crate::common::yield_to_all();
                     while !over.load(Ordering::SeqCst) {
-                        send(address, &flood, true);
+                        send(flooded, &flood, true);
                         count.fetch_add(1, Ordering::SeqCst);
                     }
                 });
