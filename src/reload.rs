@@ -173,11 +173,9 @@ impl Reloader {
         if !changes.changed.is_empty() && !fault::planted(Fault::RulesInFlight) {
             self.close(&old, &changes).await?;
         }
-        for (namespace, rules) in &changes.put {
-            if let Err(error) = self.store.put_rules(namespace, rules) {
-                self.gateway.routes.store(old);
-                return Err(RunError::Store(error));
-            }
+        if let Err(error) = self.store.put_rules(&changes.put) {
+            self.gateway.routes.store(old);
+            return Err(RunError::Store(error));
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ pub(crate) struct Changes {
     /// The namespaces of which something may still be running under other rules.
     pub changed: Vec<String>,
     /// What the store has to know before a request is taken under the new rules.
-    pub put: Vec<(String, NamespaceRules)>,
+    pub put: BTreeMap<String, NamespaceRules>,
     /// How long what was forwarded for each namespace may run on.
     pub settles: BTreeMap<String, Duration>,
 }
@@ -64,13 +64,13 @@ impl Changes {
                 }
             }
             if stored.is_none_or(|stored| **stored != now) {
-                found.put.push((namespace.clone(), now));
+                found.put.insert(namespace.clone(), now);
             }
         }
         for (namespace, stored) in known {
             if !table.rules.contains_key(namespace) {
                 found.changed.push(namespace.clone());
-                found.put.push((namespace.clone(), gone()));
+                found.put.insert(namespace.clone(), gone());
                 found.settles.insert(namespace.clone(), stored.settle);
                 continue;
             }

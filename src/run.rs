@@ -260,9 +260,7 @@ pub(crate) fn take_rules(
         );
         std::thread::sleep(until.saturating_duration_since(Instant::now()));
     }
-    for (namespace, rules) in &changes.put {
-        store.put_rules(namespace, rules).map_err(RunError::Store)?;
-    }
+    store.put_rules(&changes.put).map_err(RunError::Store)?;
     Ok(changes.settles)
 }
 

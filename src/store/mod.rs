@@ -222,15 +222,16 @@ impl EmbeddedStore {
         Ok(self.engine.rules.all())
     }
 
-    /// Makes the rules of a namespace durable. Blocks for a few syncs.
+    /// Makes the rules of these namespaces durable, all of them or none. Blocks for a few syncs, however
+    /// many they are.
     ///
     /// # Errors
     ///
     /// [`StoreError::NoSpace`] where there is no room; any other failure is final.
-    pub fn put_rules(&self, namespace: &str, rules: &NamespaceRules) -> Result<(), StoreError> {
+    pub fn put_rules(&self, changed: &BTreeMap<String, NamespaceRules>) -> Result<(), StoreError> {
         self.working()?;
         let shared = &self.engine.shared;
-        let put = self.engine.rules.put(&*shared.disk, namespace, rules);
+        let put = self.engine.rules.put(&*shared.disk, changed);
         put.map_err(|error| match disk::is_no_space(&error) {
             true => StoreError::NoSpace,
             false => shared.fail(&format!("writing {}: {error}", files::RULES)),

@@ -37,20 +37,43 @@ impl Rules {
         lock_mutex(&self.0).clone()
     }
 
-    /// Replaces the rules of one namespace, durably.
+    /// Replaces the rules of these namespaces, durably and in one step.
     pub(super) fn put(
         &self,
         disk: &dyn Disk,
-        namespace: &str,
-        rules: &NamespaceRules,
+        changed: &BTreeMap<String, NamespaceRules>,
     ) -> std::io::Result<()> {
+        if changed.is_empty() {
+            return Ok(());
+        }
         let mut all = lock_mutex(&self.0);
         let mut next = all.clone();
-        next.insert(namespace.to_owned(), rules.clone());
+        next.extend(changed.clone());
         let mut text = serde_json::to_string_pretty(&next).map_err(std::io::Error::other)?;
         text.push('\n');
         replace(disk, RULES, &seal(text))?;
         *all = next;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim_disk::SimDisk;
+    use super::*;
+
+    fn put(namespaces: usize) -> (Rules, u64) {
+        let (rules, disk) = (Rules::default(), SimDisk::default());
+        let names = (0..namespaces).map(|n| (format!("n{n}"), NamespaceRules::default()));
+        rules.put(&disk, &names.collect()).unwrap();
+        (rules, disk.operations())
+    }
+
+    #[test]
+    fn ten_thousand_namespaces_are_put_as_one_is() {
+        let (rules, operations) = put(10_000);
+        assert_eq!(rules.all().len(), 10_000);
+        assert_eq!(operations, put(1).1);
+        assert_eq!(put(0).1, 0);
     }
 }

@@ -523,10 +523,12 @@ fn rules_are_kept() {
     };
     let store = open(directory.path());
     assert_eq!(store.rules("objects"), Ok(None));
-    store.put_rules("objects", &rules).unwrap();
-    store
-        .put_rules("other", &NamespaceRules::default())
-        .unwrap();
+    let both = [
+        ("objects", rules.clone()),
+        ("other", NamespaceRules::default()),
+    ];
+    let both = both.map(|(namespace, rules)| (namespace.to_owned(), rules));
+    store.put_rules(&both.into()).unwrap();
     drop(store);
     let store = open(directory.path());
     assert_eq!(store.rules("objects"), Ok(Some(rules)));

@@ -75,7 +75,8 @@ fn small() -> (SimDisk, Marks) {
         raise_both(&engine, keys);
     }
     let rules = NamespaceRules::default();
-    engine.rules.put(&disk, "n", &rules).unwrap();
+    let changed = [("n".to_owned(), rules)].into();
+    engine.rules.put(&disk, &changed).unwrap();
     drop(engine);
     let engine = open_with(&disk, &settings).unwrap();
     for keys in [["b", "f"], ["g", &long], ["a", "b"]] {

@@ -253,7 +253,8 @@ impl Life {
             fingerprint: BTreeMap::new(),
             settle: Duration::from_secs(asked),
         };
-        match engine.rules.put(&*engine.shared.disk, "n", &rules) {
+        let changed = BTreeMap::from([("n".to_owned(), rules)]);
+        match engine.rules.put(&*engine.shared.disk, &changed) {
             Ok(()) => self.ledger(|ledger| ledger.rules.0 = asked),
             Err(error) if super::super::disk::is_no_space(&error) => {}
             Err(error) => drop(engine.shared.fail(&error.to_string())),
