@@ -12,7 +12,7 @@ setup:
 # Many tests wait for a timer of the contract, so more of them run at once than there are cores. The
 # instructions of single steps are counted in what they have built, and a change is told and never fails.
 test: setup
-	RUST_TEST_THREADS=8 cargo test --no-fail-fast
+	RUST_TEST_THREADS=6 cargo test --no-fail-fast
 	-python3 benches/micro.py --build debug
 	$(MAKE) --jobs=2 --output-sync malformed planted
 	cargo test --features faults,sim --test suite sweep:: -- --skip faults
