@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 
 use fencegate_filters::Reason;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::flat::poll_write_parts;
 
@@ -184,7 +185,6 @@ impl<S> ClientIo<S> {
         }
         self.guard.next_request();
         self.state.set_phase(Phase::Idle);
-        self.buffer.shrink();
     }
 }
 
@@ -235,6 +235,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads what may pass whatever it is, without a buffer between: at most `left` bytes of a body.
+    fn poll_read_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: ReadBufCursor<'_>,
+        left: u64,
+    ) -> Poll<io::Result<()>> {
+        let turn = self.state.turn();
+        if turn != 0 && self.empty_in == turn {
+            return Poll::Pending;
+        }
+        let mut body = TokioIo::new((&mut self.stream).take(left));
+        let Poll::Ready(read) = Pin::new(&mut body).poll_read(cx, out) else {
+            self.empty_in = turn;
+            return Poll::Pending;
+        };
+        read?;
+        let bytes = left - body.inner().limit();
+        if bytes == 0 {
+            self.eof = true;
+        } else {
+            self.state.has_read();
+            self.guard.pass_body(bytes);
+            if bytes == left {
+                self.judge();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// The request is complete and not yet answered: the client is watched for going away, and what
     /// it sends is kept.
     fn hold_back(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -251,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
     fn poll_read_approved(
         &mut self,
         cx: &mut Context<'_>,
-        out: &mut ReadBufCursor<'_>,
+        mut out: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
             let approved = self.buffer.approved();
@@ -301,6 +331,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
                 self.judge();
             } else if self.eof {
                 return Poll::Ready(Ok(()));
+            } else if self.buffer.is_empty() && self.guard.body_left() > 0 {
+                return self.poll_read_body(cx, out, self.guard.body_left());
             } else {
                 self.buffer.make_room();
                 ready!(self.poll_fill(cx))?;
@@ -324,9 +356,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Read for ClientIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
+        buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        self.get_mut().poll_read_approved(cx, &mut buf)
+        self.get_mut().poll_read_approved(cx, buf)
     }
 }
 

@@ -116,6 +116,25 @@ impl Guard {
         Inspection { pass, next }
     }
 
+    /// How many bytes of a body are still to come whose length was given: whatever they are, they may pass.
+    #[must_use]
+    pub const fn body_left(&self) -> u64 {
+        match self.state {
+            State::Length(left) => left,
+            _ => 0,
+        }
+    }
+
+    /// So many of [`Self::body_left`] have passed without being shown.
+    pub fn pass_body(&mut self, bytes: u64) {
+        if let State::Length(left) = &mut self.state {
+            *left = left.saturating_sub(bytes);
+            if *left == 0 {
+                self.state = State::Boundary;
+            }
+        }
+    }
+
     /// What follows the request that has ended is another one. It does nothing elsewhere than at a
     /// boundary.
     pub fn next_request(&mut self) {

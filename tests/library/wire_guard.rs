@@ -19,6 +19,11 @@ struct Verdict {
 }
 
 fn judge<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
+    judge_showing(pieces, true)
+}
+
+/// `bodies`: whether bodies whose length was given are shown to the guard, or only told to have passed.
+fn judge_showing<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, bodies: bool) -> Verdict {
     let mut guard = Guard::new(LIMITS);
     let mut pending = Vec::new();
     let mut verdict = Verdict {
@@ -26,7 +31,14 @@ fn judge<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
         ends: Vec::new(),
         violation: None,
     };
-    for piece in pieces {
+    for mut piece in pieces {
+        if !bodies && pending.is_empty() {
+            let left = usize::try_from(guard.body_left()).unwrap_or(usize::MAX);
+            let (body, behind) = piece.split_at(left.min(piece.len()));
+            guard.pass_body(body.len() as u64);
+            verdict.passed.extend_from_slice(body);
+            piece = behind;
+        }
         pending.extend_from_slice(piece);
         loop {
             let seen = guard.inspect(&pending);
@@ -55,6 +67,12 @@ fn judge_every_way(bytes: &[u8]) -> Verdict {
         judge(bytes.chunks(1)),
         whole,
         "byte by byte: {}",
+        bytes.escape_ascii()
+    );
+    assert_eq!(
+        judge_showing(bytes.chunks(1), false),
+        whole,
+        "bodies not shown: {}",
         bytes.escape_ascii()
     );
     for at in 0..bytes.len() {
@@ -633,6 +651,7 @@ proptest! {
             rest = more;
         }
         pieces.push(rest);
+        prop_assert_eq!(&judge_showing(pieces.clone(), false), &whole);
         prop_assert_eq!(judge(pieces), whole);
         prop_assert_eq!(judge(bytes.chunks(1)), judge([&bytes[..]]));
     }
