@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
+use super::lateness;
+
 /// A token, as the contract compares it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Token {
@@ -228,7 +230,13 @@ impl fmt::Display for Violation {
         )?;
         let start = self.older.began.at.min(self.newer.began.at);
         writeln!(f, "  older: {}", Line(&self.older, start))?;
-        write!(f, "  newer: {}", Line(&self.newer, start))
+        writeln!(f, "  newer: {}", Line(&self.newer, start))?;
+        let late = lateness::longest(start, self.older.began.at.max(self.newer.began.at));
+        write!(
+            f,
+            "  threads of the resource were up to {} ms late meanwhile",
+            late.as_millis()
+        )
     }
 }
 

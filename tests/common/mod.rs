@@ -22,6 +22,7 @@ mod http;
 pub(crate) mod http2;
 pub(crate) mod http2_server;
 pub(crate) mod issuer;
+mod lateness;
 pub(crate) mod locks;
 pub(crate) mod parse;
 mod recorder;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::history::{Event, History, Lowered, Token, Write};
 use super::issuer;
+use super::lateness;
 use super::parse::{Body, Head};
 use super::wait::{Gate, PATIENCE};
 
@@ -119,6 +120,7 @@ impl Recorder {
             connections: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
         });
+        lateness::watch();
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
             if let Some(gate) = gate {

@@ -385,7 +385,8 @@ fn bytes_in_the_send_buffer_are_discarded_by_a_cut() {
         exchange.read_body()?;
         exchange.respond(200, "ok")
     });
-    let stage = Stage::before(recorder, |config: Config| config.settle("300ms"));
+    // A connection whose bytes nobody takes for `settle` is given up: longer than a busy machine makes this test wait.
+    let stage = Stage::before(recorder, |config: Config| config.settle("2s"));
     let length = 256 * 1024;
     let mut older = Connection::open(stage.http());
     older
@@ -421,7 +422,7 @@ fn bytes_in_the_send_buffer_are_discarded_by_a_kill() {
         exchange.read_body()?;
         exchange.respond(200, "ok")
     });
-    let mut stage = Stage::before(recorder, |config: Config| config.settle("300ms"));
+    let mut stage = Stage::before(recorder, |config: Config| config.settle("2s"));
     let length = 256 * 1024;
     let mut older = Connection::open(stage.http());
     older

@@ -220,3 +220,118 @@ fn requests_during_a_reload_are_fenced_by_the_old_rules_or_by_the_new() {
         }
     }
 }
+
+#[test]
+fn a_route_that_shares_no_path_is_added_while_requests_are_in_flight() {
+    let mut stage = Stage::new();
+    let gate = stage.recorder.hold("older");
+    let older = write(33, "older").spawn(stage.http());
+    stage.recorder.received("older");
+    let mut config = Config::new(&stage.recorder.url());
+    for require in ["never", "writes"] {
+        config = config.route(json!({
+            "name": require, "path": format!("/{require}/{{*id}}"), "upstream": "objects",
+            "fence": { "require": require },
+        }));
+        let before = reloads(&stage.gateway, "ok");
+        reload(&mut stage, config.clone());
+        eventually("the reload is done, and no route was closed", || {
+            stage
+                .send(&Request::put("/objects/other").token(1))
+                .assert_ok("a write on another key");
+            (reloads(&stage.gateway, "ok") > before + 0.5).then_some(())
+        });
+        stage
+            .send(&Request::put(&format!("/{require}/1")).token(1))
+            .assert_ok("on the new route");
+    }
+    gate.open();
+    older.join().unwrap().assert_ok("the older write");
+    stage.recorder.history().assert_ordered();
+}
+
+// C13
+#[test]
+fn a_route_that_may_take_others_requests_is_added_once_those_have_ended() {
+    let mut stage = Stage::new();
+    let gate = stage.recorder.hold("older");
+    let older = write(33, "older").spawn(stage.http());
+    stage.recorder.received("older");
+    let config = Config::new(&stage.recorder.url()).route(json!({
+        "name": "another", "path": "/objects/{id}", "methods": ["DELETE"], "upstream": "objects",
+    }));
+    let before = reloads(&stage.gateway, "ok");
+    reload(&mut stage, config);
+    let probe = Request::get("/objects/probe");
+    eventually("the route is closed, or the reload is done", || {
+        let closed = stage.send(&probe).status == 503;
+        (closed || reloads(&stage.gateway, "ok") > before + 0.5).then_some(())
+    });
+    let newer = Request::new("DELETE", "/objects/42").token(34).tag("newer");
+    stage
+        .send(&newer)
+        .assert_fenced(503, "draining", "not while the older write is in flight");
+    gate.open();
+    older.join().unwrap().assert_ok("the older write");
+    wait_for_reload(&stage, "ok", before);
+    stage.send(&newer).assert_ok("by the new route");
+    stage.recorder.history().assert_ordered();
+}
+
+fn rekeyed(stage: &Stage) -> Config {
+    Config::new(&stage.recorder.url())
+        .settle("300ms")
+        .fence("key", "v2-{id}")
+        .set("routes.0.rekey", true)
+}
+
+// C13
+#[test]
+fn a_tunnel_does_not_hold_up_other_rules() {
+    let mut stage = Stage::with(|config| config.settle("300ms"));
+    stage.recorder.on("tunnel", |exchange| {
+        exchange.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        )?;
+        exchange.receive()?;
+        exchange.never()
+    });
+    let mut client = crate::common::Connection::open(stage.http());
+    let upgrade = Request::get("/objects/42").tag("tunnel").token(33);
+    let upgrade = upgrade.header("Connection", "Upgrade");
+    client.send(upgrade.header("Upgrade", "websocket").whole());
+    client.head().unwrap();
+    let before = reloads(&stage.gateway, "ok");
+    let other = rekeyed(&stage);
+    reload(&mut stage, other);
+    stage.recorder.broke("tunnel");
+    wait_for_reload(&stage, "ok", before);
+    stage
+        .send(&write(34, "newer"))
+        .assert_ok("under the new rules");
+    stage.recorder.history().assert_ordered();
+}
+
+#[test]
+fn a_change_of_rules_can_be_taken_back_while_it_waits() {
+    let mut stage = Stage::with(|config| config.settle("300ms"));
+    let gate = stage.recorder.hold("older");
+    let older = write(33, "older").spawn(stage.http());
+    stage.recorder.received("older");
+    let other = rekeyed(&stage);
+    reload(&mut stage, other);
+    let probe = Request::get("/objects/probe");
+    eventually("the route is closed", || {
+        (stage.send(&probe).status == 503).then_some(())
+    });
+    let before = reloads(&stage.gateway, "ok");
+    let good = Config::new(&stage.recorder.url()).settle("300ms");
+    stage.gateway.rewrite(good);
+    wait_for_reload(&stage, "ok", before);
+    stage.send(&probe).assert_ok("open again");
+    gate.open();
+    older.join().unwrap().assert_ok("the older write");
+    stage
+        .send(&write(32, "stale"))
+        .assert_fenced(409, "stale-token", "by the rules of before");
+}
