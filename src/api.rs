@@ -186,10 +186,14 @@ pub(crate) fn key_of(encoded: &str) -> Result<Key, Refusal> {
     if good {
         return Ok(Key::from_text(&name));
     }
-    Err(Refusal::new(
-        Reason::BadRequest,
-        "A key is NAMESPACE/KEY, percent-encoded into one segment: objects%2F42.",
-    ))
+    let long = name
+        .split_once('/')
+        .is_some_and(|(_, key)| key.len() > Key::MAX_BYTES);
+    let detail = match long {
+        true => format!("The key is too long: the most is {} bytes.", Key::MAX_BYTES),
+        false => "A key is NAMESPACE/KEY, as objects/42; in a URL it is percent-encoded into one segment: objects%2F42.".to_owned(),
+    };
+    Err(Refusal::new(Reason::BadRequest, detail))
 }
 
 pub(crate) fn not_allowed(methods: &'static str) -> Refusal {

@@ -207,30 +207,34 @@ fn make_upstreams(
 
 /// Whether the request's signature covers this field, so that without it the upstream would find
 /// the signature wrong: the lists of AWS Signature Version 4, in the header or in a presigned URL,
-/// and of RFC 9421.
+/// of RFC 9421, and of the drafts before it (draft-cavage-http-signatures).
 fn is_signed(headers: &HeaderMap, query: &str, name: &HeaderName) -> bool {
     let name = name.as_str();
     let listed = |list: &str, separators: &[char]| {
         list.split(separators)
             .any(|one| one.trim().eq_ignore_ascii_case(name))
     };
-    let after = |text: &str, label: &str| {
-        text.split_once(label).map(|pair| {
-            pair.1
-                .split([',', ' ', '&'])
-                .next()
-                .unwrap_or_default()
-                .to_owned()
-        })
+    let after = |text: &str, label: &str, end: &[char]| {
+        let list = text.split_once(label)?.1.split(end).next();
+        list.map(str::to_owned)
     };
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    text(&header::AUTHORIZATION)
-        .and_then(|value| after(value, "SignedHeaders="))
-        .is_some_and(|list| listed(&list, &[';']))
-        || after(query, "X-Amz-SignedHeaders=")
+    let any = |field: HeaderName, covers: &dyn Fn(&str) -> bool| {
+        let lines = headers.get_all(field).into_iter();
+        lines.filter_map(|line| line.to_str().ok()).any(covers)
+    };
+    let aws = |text: &str, label: &str| {
+        after(text, label, &[',', ' ', '&'])
             .is_some_and(|list| listed(&list.replace("%3B", ";").replace("%3b", ";"), &[';']))
-        || text(&HeaderName::from_static("signature-input"))
-            .is_some_and(|value| listed(value, &['"']))
+    };
+    let draft =
+        |line: &str| after(line, "headers=\"", &['"']).is_some_and(|list| listed(&list, &[' ']));
+    any(header::AUTHORIZATION, &|line| {
+        aws(line, "SignedHeaders=") || draft(line)
+    }) || aws(query, "X-Amz-SignedHeaders=")
+        || any(HeaderName::from_static("signature"), &draft)
+        || any(HeaderName::from_static("signature-input"), &|line| {
+            listed(line, &['"'])
+        })
 }
 
 fn authority(upstream: &Upstream) -> Result<HeaderValue, Refusal> {

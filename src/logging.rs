@@ -45,14 +45,37 @@ pub fn start(config: &Log) {
 
 /// A message and its fields in text, one after the other.
 fn text_fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
-    debug_fn(|writer, field, value| {
-        let mut escaping = Escaping(writer);
-        match field.name() {
-            "message" => write!(escaping, "{value:?}"),
-            name => write!(escaping, "{name}={value:?}"),
+    debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(Escaping(writer), "{value:?}"),
+        name => {
+            let text = format!("{value:?}");
+            match is_one_word(&text) {
+                true => write!(writer, "{name}={text}"),
+                false => write!(writer, "{name}={text:?}"),
+            }
         }
     })
     .delimited(" ")
+}
+
+/// Whether a value may stand behind its name as it is: what a client sent must not look like a field of its own. A text in quotes
+/// is one word.
+fn is_one_word(text: &str) -> bool {
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    match quoted {
+        Some(inner) => {
+            let mut escaped = false;
+            let ends = inner.chars().any(|character| {
+                let ends = character == '"' && !escaped;
+                escaped = character == '\\' && !escaped;
+                ends
+            });
+            !ends && !escaped && !inner.contains(char::is_control)
+        }
+        None => !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"'),
+    }
 }
 
 /// Writes control characters as escapes (JSON escapes them by itself).
@@ -120,12 +143,36 @@ mod tests {
         });
         let written = lines.0.lock().unwrap().clone();
         let escaped = r"objects/\n\u{1b}[31mERROR forged\u{9b}ü";
+        let quoted = format!("{:?}", "objects/\n\u{1b}[31mERROR forged\u{9b}ü");
         assert_eq!(
             String::from_utf8(written).unwrap(),
-            format!(
-                " INFO test: what was {escaped} key={escaped} text={:?} number=7\n",
-                "objects/\n\u{1b}[31mERROR forged\u{9b}ü"
-            )
+            format!(" INFO test: what was {escaped} key={quoted} text={quoted} number=7\n")
         );
+    }
+
+    #[test]
+    fn no_value_is_a_field_of_its_own() {
+        for word in [
+            r#""a b""#,
+            r#""a \"b\" c""#,
+            "objects/42",
+            "",
+            "ü",
+            r#""\\""#,
+        ] {
+            assert!(is_one_word(word), "{word}");
+        }
+        for words in [
+            r#"a token=99"#,
+            r#""a" token=99 b=""#,
+            r#""a\\" b=""#,
+            r#""a\"#,
+            "a\u{a0}b",
+            "\u{1b}",
+            "\"\u{1b}\"",
+            "\"",
+        ] {
+            assert!(!is_one_word(words), "{words}");
+        }
     }
 }

@@ -81,6 +81,18 @@ pub(crate) async fn reset(
     let call: ResetCall = read(body, r#"{"from": "50", "to": "34"}"#)?;
     let (from, to) = (token(&call.from, "from")?, token(&call.to, "to")?);
     let drain = drain_of(&gateway.routes.load(), key)?;
+    if let Some(locks) = &gateway.locks {
+        let leased = locks.is_leased(key).await;
+        let leased = leased.map_err(|_| refusal(ResetError::Store, key, from))?;
+        if leased {
+            let mut refusal = Refusal::new(
+                Reason::LockHeld,
+                "Somebody holds the lock of this key, or asks for it: below its token others could write beside the holder. Release the lock first.",
+            );
+            refusal.key = Some(key.clone());
+            return Err(refusal);
+        }
+    }
     let fence = gateway.fence.clone();
     let running = tokio::spawn(audited(fence, key.clone(), from, to, drain, caller.clone()));
     let longest = drain.timeout + drain.settle + WRITE_TIME;
@@ -114,7 +126,7 @@ async fn audited(
     let ended = fence.reset(key.clone(), from, to, drain).await;
     let result = match &ended {
         Ok(()) => "done".to_owned(),
-        Err(error) => format!("refused: {error:?}"),
+        Err(error) => format!("refused: {}", refusal(*error, &key, from).reason.as_str()),
     };
     let peer = caller.peer.map(tracing::field::display);
     tracing::warn!(

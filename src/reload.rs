@@ -18,7 +18,7 @@ use tokio::signal::unix::Signal;
 use crate::config::{Config, Listener, Url};
 use crate::gateway::Gateway;
 use crate::intake::Intake;
-use crate::route::{Reach, Route, RouteTable};
+use crate::route::{Route, RouteTable};
 use crate::rules::Changes;
 use crate::run::{RunError, admin_tls, heads, locks_tls, settings, upstreams, way};
 use crate::server::Way;
@@ -158,15 +158,7 @@ impl Reloader {
     async fn change_rules(&self, table: &RouteTable) -> Result<(), RunError> {
         let known = self.store.all_rules().map_err(RunError::Store)?;
         let old = self.gateway.routes.load_full();
-        let mut reached = Reach::new();
-        for (_, route) in old.routes() {
-            if let Some(upstream) = &route.upstream {
-                let namespace = route.policy.keys.namespace().to_owned();
-                let reached = reached.entry(namespace).or_default();
-                reached.extend(upstream.urls().map(str::to_owned));
-            }
-        }
-        let changes = Changes::find(&known, table, false, Some(&reached));
+        let changes = Changes::find(&known, table, false, Some(&old));
         if !changes.refused.is_empty() {
             return Err(RunError::Rekeyed(changes.refused));
         }
@@ -207,7 +199,13 @@ impl Reloader {
         let longest = self.gateway.upstreams.load();
         let longest = longest.values().map(|one| one.timeout + one.settle).max();
         let end = Instant::now() + longest.unwrap_or_default() + self.config.shutdown.timeout;
+        tracing::info!(
+            namespaces = namespaces.join(", "),
+            "the rules of keys change: these routes take no requests until what was forwarded by the old rules has ended or settled"
+        );
         self.gateway.routes.store(Arc::new(Router::new(routes)));
+        let read = self.stamps();
+        let mut look = Instant::now();
         // Each old route is held once by the old table; what is more is a request on its way. And
         // who looks for a route in the old table holds the table, beside this caller and `old`.
         let in_use =
@@ -220,6 +218,18 @@ impl Reloader {
             if Instant::now() >= end {
                 self.gateway.routes.store(Arc::clone(old));
                 return Err(RunError::StillInUse(namespaces.clone()));
+            }
+            if Instant::now() >= look {
+                look = Instant::now() + LOOK;
+                // Again and again: what was forwarded before may become a tunnel meanwhile.
+                for namespace in namespaces {
+                    self.gateway.fence.end_tunnels(namespace);
+                }
+                let now = self.stamps();
+                if now.is_some() && now != read {
+                    self.gateway.routes.store(Arc::clone(old));
+                    return Err(RunError::ChangedAgain);
+                }
             }
             tokio::time::sleep(QUIET_LOOK).await;
         }

@@ -128,9 +128,6 @@ pub(crate) fn key_meant(router: &Router<Arc<Route>>, named: &Key) -> Result<Key,
     }
 }
 
-/// Namespaces, and the URLs of the upstreams that they reach.
-pub type Reach = BTreeMap<String, BTreeSet<String>>;
-
 /// All routes, and what follows from them together.
 #[derive(Debug)]
 pub struct RouteTable {
@@ -138,8 +135,6 @@ pub struct RouteTable {
     pub router: Arc<Router<Arc<Route>>>,
     /// Headers that no hop may be asked to delete.
     pub guarded: GuardedNames,
-    /// The upstreams that each namespace reaches.
-    pub reach: Reach,
     /// The longest settle of the upstreams that each namespace reaches.
     pub settles: BTreeMap<String, Duration>,
     /// The rules that the keys of each namespace come from, and whether they may change.
@@ -174,7 +169,6 @@ impl RouteTable {
             tokens: HashSet::new(),
         };
         let mut routes = Vec::new();
-        let mut reach = Reach::new();
         let mut settles: BTreeMap<String, Duration> = BTreeMap::new();
         let mut rules: BTreeMap<String, NamespaceRules> = BTreeMap::new();
         for route in &config.routes {
@@ -187,8 +181,6 @@ impl RouteTable {
             if let Some(upstream) = &upstream {
                 let settle = settles.entry(namespace.clone()).or_default();
                 *settle = (*settle).max(upstream.settle);
-                let reached = reach.entry(namespace.clone()).or_default();
-                reached.extend(upstream.urls().map(str::to_owned));
             }
             let of_namespace = rules.entry(namespace.clone()).or_default();
             of_namespace.fingerprint.extend(config::rules(route));
@@ -203,7 +195,6 @@ impl RouteTable {
         Ok(Self {
             router: Arc::new(Router::new(routes)),
             guarded: GuardedNames::new(builder.tokens, builder.guarded),
-            reach,
             settles,
             rules,
         })

@@ -5,9 +5,12 @@
 //! everything under the old rules has ended or settled.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::route::{Reach, RouteTable};
+use fencegate_filters::route::{RouteMatcher, Router};
+
+use crate::route::{Route, RouteTable};
 use crate::store::NamespaceRules;
 
 /// How the rules of a config differ from those in the store.
@@ -25,13 +28,12 @@ pub(crate) struct Changes {
 
 impl Changes {
     /// Compares what the store knows with `table`. `clean`: nothing of an earlier run can be left,
-    /// so a shorter settle counts at once. `reached`: the upstreams that each namespace has reached
-    /// so far, where that is known.
+    /// so a shorter settle counts at once. `before`: the routes so far, where they are known.
     pub(crate) fn find(
         known: &BTreeMap<String, NamespaceRules>,
         table: &RouteTable,
         clean: bool,
-        reached: Option<&Reach>,
+        before: Option<&Router<Arc<Route>>>,
     ) -> Self {
         let mut found = Self {
             settles: table.settles.clone(),
@@ -47,7 +49,9 @@ impl Changes {
                 settle: *settle,
             };
             match stored {
-                None => new.extend(table.reach.get(namespace).into_iter().flatten()),
+                None => {
+                    new.insert(namespace.as_str());
+                }
                 Some(stored) => {
                     // Orphans run for as long as the old config allowed them to.
                     *settle = (*settle).max(stored.settle);
@@ -67,6 +71,7 @@ impl Changes {
                 found.put.insert(namespace.clone(), now);
             }
         }
+        let new = routes_of(&table.router, |namespace| new.contains(namespace));
         for (namespace, stored) in known {
             if !table.rules.contains_key(namespace) {
                 found.changed.push(namespace.clone());
@@ -75,11 +80,12 @@ impl Changes {
                 continue;
             }
             // A new namespace may take requests for resources that had their keys in this one.
-            let shares = match reached {
+            let shares = match before {
                 None => !new.is_empty(),
-                Some(reached) => {
-                    let mut upstreams = reached.get(namespace).into_iter().flatten();
-                    upstreams.any(|upstream| new.contains(upstream))
+                Some(before) => {
+                    let old = routes_of(before, |other| other == namespace);
+                    old.iter()
+                        .any(|old| new.iter().any(|new| may_share(old, new)))
                 }
             };
             if shares && !found.changed.contains(namespace) {
@@ -97,6 +103,31 @@ impl Changes {
             .filter_map(|name| self.settles.get(name));
         settles.copied().max().unwrap_or_default()
     }
+}
+
+type Reaching<'a> = (&'a RouteMatcher, &'a Route);
+
+/// The routes of some namespaces that forward requests.
+fn routes_of(router: &Router<Arc<Route>>, is: impl Fn(&str) -> bool) -> Vec<Reaching<'_>> {
+    let routes = router.routes().iter();
+    let routes = routes.map(|(matcher, route)| (matcher, &**route));
+    routes
+        .filter(|(_, route)| route.upstream.is_some() && is(route.policy.keys.namespace()))
+        .collect()
+}
+
+/// Whether a request of one of these routes may be for a resource that a request of the other is
+/// for. A resource is a path of an upstream: it is told by the path alone where no header names another one.
+fn may_share((one_path, one): &Reaching<'_>, (other_path, other): &Reaching<'_>) -> bool {
+    let by_header = |route: &Route| route.policy.keys.headers().next().is_some();
+    let paths = one_path.may_share_paths(other_path) || by_header(one) || by_header(other);
+    let urls = |route: &Route| -> BTreeSet<String> {
+        let upstream = route.upstream.iter();
+        upstream
+            .flat_map(|one| one.urls().map(str::to_owned))
+            .collect()
+    };
+    paths && !urls(one).is_disjoint(&urls(other))
 }
 
 /// What is kept of a namespace that no route has any more, once nothing is left of it.

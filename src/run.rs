@@ -70,6 +70,8 @@ pub enum RunError {
     Failed(Arc<str>),
     /// What was forwarded under the old rules did not end in time.
     StillInUse(Vec<String>),
+    /// The config was written once more while a reload waited.
+    ChangedAgain,
     /// A second signal cut the stop short.
     Impatient,
 }
@@ -104,6 +106,9 @@ impl fmt::Display for RunError {
                 f,
                 "requests that were forwarded under the old rules of {} have not ended in time; try again",
                 namespaces.join(", ")
+            ),
+            Self::ChangedAgain => f.write_str(
+                "the config has changed again while requests under the old rules were waited for; it is read anew",
             ),
             Self::Impatient => f.write_str("stopped at once by a second signal"),
         }

@@ -532,4 +532,10 @@ impl InFlight for Flight {
             Slot::CutBefore(_) | Slot::Rest(_) | Slot::Over(_) => {}
         }
     }
+
+    fn end_tunnel(&self) {
+        if let Slot::Tunnel(cut) = &*self.lock() {
+            cut.notify_one();
+        }
+    }
 }

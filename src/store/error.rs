@@ -68,8 +68,8 @@ impl fmt::Display for OpenError {
             }
             Self::Missing { path } => write!(
                 f,
-                "there is no store in {}, and require_existing is set; mount the volume that has \
-                 it, or unset require_existing to begin with no marks at all",
+                "there is no store in {}; mount the volume that has it, or, to begin with no marks \
+                 at all, start the gateway without store.require_existing",
                 path.display()
             ),
             Self::Version { path, found } => write!(

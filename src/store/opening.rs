@@ -151,6 +151,7 @@ pub(super) fn create(
             first: 1,
         };
         replace(&*disk, CHECKPOINT, &checkpoint.write(id))?;
+        Rules::create(&*disk)?;
         replace(&*disk, FORMAT, &Format::write(id))
     };
     finish().map_err(failed)
@@ -180,6 +181,7 @@ impl Found {
         let opening = Opening { disk, path };
         let read = |name: &str| read_file(disk, name).map_err(|error| opening.io(name, error));
         let damaged = |name: &str| opening.corrupt(name, "its checksum does not agree".to_owned());
+        let missing = |name: &str| opening.corrupt(name, "it is missing".to_owned());
         let id = match Format::read(&read(FORMAT)?.unwrap_or_default()) {
             Format::Known(id) => id,
             Format::Other(found) => {
@@ -188,14 +190,13 @@ impl Found {
             }
             Format::Damaged => return Err(damaged(FORMAT)),
         };
-        let checkpoint = read(CHECKPOINT)?.ok_or_else(|| damaged(CHECKPOINT))?;
+        let checkpoint = read(CHECKPOINT)?.ok_or_else(|| missing(CHECKPOINT))?;
         let checkpoint = Checkpoint::read(&checkpoint, id).ok_or_else(|| damaged(CHECKPOINT))?;
         // A damaged marker is no marker, which only holds back longer.
         let clean = read(CLEAN)?.and_then(|bytes| read_clean(&bytes, id));
-        let rules = match read(RULES)? {
-            None => Rules::default(),
-            Some(bytes) => Rules::parse(&bytes).ok_or_else(|| damaged(RULES))?,
-        };
+        // Without them, marks could be taken for those of other rules.
+        let rules = read(RULES)?.ok_or_else(|| missing(RULES))?;
+        let rules = Rules::parse(&rules).ok_or_else(|| damaged(RULES))?;
         let index_failed = |error: IndexError| opening.corrupt(INDEX, error.to_string());
         let index = open_index(false).map_err(index_failed)?;
         let mark = index.mark().map_err(index_failed)?;

@@ -24,6 +24,11 @@ pub struct NamespaceRules {
 pub(super) struct Rules(Mutex<BTreeMap<String, NamespaceRules>>);
 
 impl Rules {
+    /// Those of a new store, which has no namespaces.
+    pub(super) fn create(disk: &dyn Disk) -> std::io::Result<()> {
+        replace(disk, RULES, &seal("{}\n".to_owned()))
+    }
+
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let rules = serde_json::from_str(unseal(bytes)?).ok()?;
         Some(Self(Mutex::new(rules)))

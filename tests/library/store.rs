@@ -539,6 +539,14 @@ fn rules_are_kept() {
     bytes[9] ^= 4;
     fs::write(&path, bytes).unwrap();
     assert!(EmbeddedStore::open(&options(directory.path())).is_err());
+    // Without them nobody could tell by which rules the marks were made.
+    fs::remove_file(&path).unwrap();
+    let missing = EmbeddedStore::open(&options(directory.path())).unwrap_err();
+    let missing = missing.to_string();
+    assert!(
+        missing.contains("RULES") && missing.contains("missing"),
+        "{missing}"
+    );
 }
 
 #[test]

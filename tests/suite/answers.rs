@@ -90,11 +90,42 @@ fn a_token_that_the_signature_covers_is_forwarded_all_the_same() {
         stage.recorder.arrived("plain").header("fencing-token"),
         None
     );
-    let list = "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=fencing-token;host, Signature=00";
-    let signed = write(33, "signed").header("Authorization", list);
-    stage.send(&signed).assert_ok("a signed write");
-    let signed = stage.recorder.arrived("signed");
-    assert_eq!(signed.header("fencing-token"), Some("33"));
+    for (tag, field, value) in [
+        (
+            "aws",
+            "Authorization",
+            "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=fencing-token;host, Signature=00",
+        ),
+        (
+            "rfc-9421",
+            "Signature-Input",
+            r#"sig1=("@method" "fencing-token");created=1"#,
+        ),
+        (
+            "draft",
+            "Signature",
+            r#"keyId="k",headers="(request-target) host Fencing-Token",signature="00""#,
+        ),
+        (
+            "draft-in-authorization",
+            "Authorization",
+            r#"Signature keyId="k",headers="host fencing-token",signature="00""#,
+        ),
+    ] {
+        let signed = write(33, tag).header(field, value);
+        stage.send(&signed).assert_ok("a signed write");
+        let signed = stage.recorder.arrived(tag);
+        assert_eq!(signed.header("fencing-token"), Some("33"), "{tag}");
+    }
+    let other = r#"keyId="k",headers="host date",signature="fencing-token""#;
+    let signed = write(33, "other").header("Signature", other);
+    stage
+        .send(&signed)
+        .assert_ok("a write that is signed otherwise");
+    assert_eq!(
+        stage.recorder.arrived("other").header("fencing-token"),
+        None
+    );
 }
 
 #[test]

@@ -265,6 +265,22 @@ fn tokens_are_not_repeated_after_a_reset_of_the_mark_either() {
 }
 
 #[test]
+fn a_mark_is_not_reset_below_the_token_of_a_holder() {
+    let stage = Stage::locking();
+    let first = token(&stage.acquire("pod-a"));
+    stage.release(&first);
+    let second = token(&stage.acquire("pod-b"));
+    let reset = stage.gateway.reset_call(KEY, &second, &first);
+    let refused = reset.send(stage.gateway.admin);
+    refused.assert_fenced(409, "lock-held", "another could write beside pod-b");
+    stage
+        .send(&write(&first))
+        .assert_fenced(409, "stale-token", "the mark is as it was");
+    stage.release(&second);
+    assert_eq!(reset.send(stage.gateway.admin).status, 200);
+}
+
+#[test]
 fn leases_and_tokens_outlive_a_crash_with_their_whole_time() {
     for fence in [true, false] {
         let mut stage =

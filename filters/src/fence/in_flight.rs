@@ -32,6 +32,9 @@ pub trait InFlight: Send + Sync + 'static {
 
     /// Drop the upstream connection now. The write has ended when the close has returned.
     fn cut(self: Arc<Self>, why: Cut);
+
+    /// Cut it where it is a tunnel, which may never end by itself.
+    fn end_tunnel(&self) {}
 }
 
 /// A handle to a write in flight.

@@ -314,6 +314,17 @@ impl Fence {
         quiet
     }
 
+    /// Cuts the tunnels that are open under keys of one namespace.
+    pub fn end_tunnels(&self, namespace: &str) {
+        let mut handles: Vec<Handle> = Vec::new();
+        self.table.each(|key, lane| {
+            if key.namespace() == namespace {
+                handles.extend(lane.all().cloned());
+            }
+        });
+        handles.into_iter().for_each(|handle| handle.end_tunnel());
+    }
+
     /// The store has failed for good: as [`stop`](Self::stop), but what waits is refused as
     /// `store-unavailable`, as whatever asks the store is.
     pub fn fail(&self) {

@@ -29,7 +29,7 @@ impl fmt::Display for HostError {
                 f,
                 "the host has the character {character:?}: send one HOST or HOST:PORT and nothing else"
             ),
-            Self::Port => f.write_str("the host's port is not a number up to 65535: correct it"),
+            Self::Port => f.write_str("the host's port is not a number up to 65535, or there is a user's name in front of the host: correct it"),
             Self::Address => f.write_str("the host is not an IPv6 address in brackets: correct it"),
             Self::TooLong => f.write_str("the host is longer than 255 bytes: send a host name"),
         }

@@ -3,6 +3,7 @@
 use http::Method;
 
 use super::pattern::{HostPattern, PathTemplate, PatternError, Piece};
+use crate::key::fold::fold;
 use crate::key::template::is_query_name;
 use crate::key::{Case, PathRules};
 
@@ -117,6 +118,25 @@ impl RouteMatcher {
     pub const fn case(mut self, case: Case) -> Self {
         self.case = case;
         self
+    }
+
+    /// Whether some path may be one of this route and of the other. It may say so of routes that
+    /// share none, and not the other way round: only segments that both write out, in front of any `{*name}`, tell two routes
+    /// apart, and only where both read paths strictly.
+    #[must_use]
+    pub fn may_share_paths(&self, other: &Self) -> bool {
+        if self.rules != PathRules::Strict || other.rules != PathRules::Strict {
+            return true;
+        }
+        let mut pairs = self.path.0.iter().zip(&other.path.0);
+        let told_apart = pairs.find_map(|pair| match pair {
+            (Piece::Literal(one), Piece::Literal(another)) => {
+                (one != another && fold(one) != fold(another)).then_some(true)
+            }
+            (Piece::Rest(_), _) | (_, Piece::Rest(_)) => Some(false),
+            (Piece::Capture(_), _) | (_, Piece::Capture(_)) => None,
+        });
+        !told_apart.unwrap_or(false)
     }
 
     /// The captures that every match has: those of the path, and those that all hosts share.

@@ -507,3 +507,37 @@ fn a_match_makes_the_keys_of_its_request() {
     assert_eq!(keys[0].key.as_str(), "ns/b/a/b");
     assert_eq!(keys[1].key.as_str(), "ns/b.internal/c");
 }
+
+#[test]
+fn routes_that_share_no_path_are_told_apart() {
+    let share = |one: &RouteMatcher, other: &RouteMatcher| {
+        let both = (one.may_share_paths(other), other.may_share_paths(one));
+        assert_eq!(both.0, both.1);
+        both.0
+    };
+    for (one, other) in [
+        ("/a/{id}", "/b/{id}"),
+        ("/a/{*rest}", "/b"),
+        ("/a/{x}/c", "/a/{y}/d/{*rest}"),
+        ("/{x}/c/{*rest}", "/a/d/{y}"),
+    ] {
+        assert!(!share(&route(one), &route(other)), "{one} {other}");
+        assert!(
+            share(&opaque(one), &route(other)),
+            "what is opaque may be any"
+        );
+    }
+    for (one, other) in [
+        ("/a/{id}", "/a/{id}"),
+        ("/a/{id}", "/{x}/b"),
+        ("/{*rest}", "/b"),
+        ("/a/{*rest}/c", "/a/b/d"),
+        // An upstream may take them for one.
+        ("/A/{id}", "/a/{id}"),
+        ("/stra\u{df}e/{id}", "/STRASSE/{id}"),
+        ("/a", "/a/{id}"),
+        ("/", "/a"),
+    ] {
+        assert!(share(&route(one), &route(other)), "{one} {other}");
+    }
+}
