@@ -14,6 +14,7 @@ from .load import RESUMING_CLIENTS, TOKEN, LoadResult, Workload, run_load
 from .machine import BenchError, CoreTimes, Cores
 from .peers import ROWS, Peer, Row
 from .process import CpuTime, PinnedProcess, cpu_time_of
+from .suites import Suites, negotiated
 from .upstream import Upstream
 
 T = TypeVar("T")
@@ -116,6 +117,7 @@ class Turns:
     def __init__(self, plan: Plan, upstream: Upstream, peers: dict[str, Peer]):
         self.plan, self.upstream, self.peers = plan, upstream, peers
         self.failures = Failures()
+        self.suites = Suites()
 
     def compare(self, workload: Workload) -> dict[Row, list[Sample]]:
         """All rounds of one workload, after a short load on each row that is not counted.
@@ -123,6 +125,7 @@ class Turns:
         A row that fails is left out, with the reason in `failures`: the others' figures are still good.
         """
         self.failures.clear()
+        self.suites.clear()
         attempt = self.failures.attempt
         rows = [row for row in rows_of(self.peers, workload) if attempt(row, lambda: self._prepare(row, workload))]
         samples: dict[Row, list[Sample]] = {row: [] for row in rows}
@@ -133,7 +136,10 @@ class Turns:
         return samples
 
     def _prepare(self, row: Row, workload: Workload) -> None:
-        check_answer(self.peers[row.peer].port, workload, row.lane)
+        peer = self.peers[row.peer]
+        check_answer(peer.port, workload, row.lane)
+        if workload.tls:
+            self.suites[row.peer] = negotiated(peer.tls_port)
         self._warm_up(row, workload)
 
     def turn(self, row: Row, workload: Workload) -> Sample:

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> dict:
         report.print_heading("Requests, side by side", [method(plan)], stage.skipped)
         for workload in chosen(options.workloads):
             samples = turns.compare(workload)
-            results.append(report.comparison(workload, samples, plan.connections, turns.failures))
+            results.append(report.comparison(workload, samples, plan.connections, [*turns.failures, *turns.suites.notes()]))
     return {"workloads": results}
 
 
