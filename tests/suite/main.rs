@@ -27,6 +27,7 @@ mod api_heads;
 mod cli;
 mod concurrency;
 mod copies;
+mod descriptors;
 mod disks;
 mod draining;
 mod durability;
