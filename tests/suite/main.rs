@@ -44,6 +44,7 @@ mod hosts;
 mod http2;
 mod http2_conformance;
 mod http2_floods;
+mod http2_hostile;
 mod http2_upstream;
 mod key;
 mod keys_command;
