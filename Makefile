@@ -53,7 +53,7 @@ smuggling: setup
 # The same with what is built; it leaves the compiler to others.
 malformed:
 	python3 tests/smuggling/rows.py
-	FENCEGATE_BIN=target/debug/fencegate python3 tests/smuggling/differential.py --seed $${FENCEGATE_SEED:-1} --cases 1000 --seconds 40 --toys
+	FENCEGATE_BIN=target/debug/fencegate python3 tests/smuggling/differential.py --seed $${FENCEGATE_SEED:-1} --cases 1000 --seconds 120 --least 500 --toys
 	FENCEGATE_BIN=target/debug/fencegate python3 tests/smuggling/side_by_side.py
 	FENCEGATE_BIN=target/debug/fencegate python3 tests/smuggling/slow.py --seconds 2
 

@@ -11,6 +11,7 @@ pub mod cli;
 mod client;
 pub(crate) mod clock;
 pub mod config;
+mod descriptors;
 pub mod exchange;
 mod flat;
 mod forget;

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::builtin;
 use crate::config::{self, Config, Endpoint, Problems};
+use crate::descriptors;
 use crate::forget::Forgetter;
 use crate::gateway::{Gateway, Settings};
 use crate::intake::Intake;
@@ -124,7 +125,7 @@ impl std::error::Error for RunError {}
 /// As [`RunError`] says. A stop by one signal is no error.
 pub fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     test_features::warn();
-    raise_file_limit();
+    descriptors::raise_limit();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let upstreams = upstreams(&config, workers, &|_, _| None)?;
     let table = RouteTable::build(&config, file, &upstreams).map_err(RunError::Config)?;
@@ -359,7 +360,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
             .any(|upstream| upstream.preserve_header_case),
         requests_per_connection: config.limits.requests_per_connection,
         http2_streams: config.limits.http2_streams,
-        connections: config.limits.connections,
+        connections: descriptors::most_connections(config.limits.connections),
     }
 }
 
@@ -641,15 +642,5 @@ pub(crate) async fn reap(gateway: Arc<Gateway>) {
         for upstream in gateway.upstreams.load().values() {
             upstream.reap();
         }
-    }
-}
-
-/// Each connection takes a file, and the usual soft limit of 1,024 is soon reached.
-fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit on open files could not be raised");
     }
 }

@@ -52,7 +52,7 @@ fn the_document_is_served_to_those_who_may_call() {
 #[test]
 fn the_service_does_what_its_document_says() {
     if !Path::new(SCHEMATHESIS).join("schemathesis").is_dir() {
-        println!("skipped: schemathesis is not installed (make setup)");
+        common::skip("schemathesis is not installed");
         return;
     }
     let seed = std::env::var("FENCEGATE_SEED").unwrap_or_else(|_| "1".to_owned());

@@ -87,6 +87,15 @@ def stop(_seconds: int, _counts: Counts) -> dict[str, float] | None:
     return {"stops": 1, "seconds stopped": float(found[1])} if found else None
 
 
+def bodies(_seconds: int, _counts: Counts) -> dict[str, float] | None:
+    """A body of 1 GiB each way."""
+    test = "exhaustion::memory_stays_flat_with_large_bodies"
+    command = ["cargo", "test", "--test", "suite", "--", "--exact", test, "--nocapture"]
+    output = run(command, {**os.environ, "FENCEGATE_BODY_MIB": "1024"})
+    found = output and re.search(r"(\d+) MiB each way: \d+ KiB more", output)
+    return {"MiB each way": int(found[1])} if found else None
+
+
 def locks(_seconds: int, counts: Counts) -> dict[str, float] | None:
     """A hundred storms of 400 operations, behind those that were run before."""
     first = int(counts.get(("locks", "last seed"), 0)) + 1
@@ -130,7 +139,7 @@ def write(counts: Counts) -> None:
     COUNTS.write_text(HEAD + "".join(lines))
 
 
-LEVELS = {"simulation": simulation, "crash": crash, "stop": stop, "smuggling": smuggling, "locks": locks}
+LEVELS = {"simulation": simulation, "crash": crash, "stop": stop, "smuggling": smuggling, "locks": locks, "bodies": bodies}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -207,7 +207,13 @@ impl Committer {
     pub(super) fn idle(&mut self) {
         match self.log.seal() {
             // It is tried again after the next commit, or the next idle time.
-            Ok(()) | Err(AppendError::NoSpace | AppendError::ReadOnly | AppendError::TooLong) => {}
+            Ok(())
+            | Err(
+                AppendError::NoSpace
+                | AppendError::ReadOnly
+                | AppendError::NotOpened(_)
+                | AppendError::TooLong,
+            ) => {}
             Err(AppendError::Final(why)) => {
                 self.shared.fail(&why);
             }
@@ -220,6 +226,7 @@ impl Committer {
             AppendError::ReadOnly => {
                 StoreError::Unavailable("the store's file system is read-only".into())
             }
+            AppendError::NotOpened(why) => StoreError::Unavailable(why.into()),
             AppendError::TooLong => {
                 StoreError::Unavailable("the commit is longer than a segment of the log".into())
             }

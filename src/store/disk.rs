@@ -4,6 +4,7 @@
 //! fails calls. It is as narrow as the kernel's: nothing here is atomic but a rename, and nothing
 //! is durable before its sync, names included.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,9 +16,11 @@ use super::lock::Lock;
 pub(super) trait Disk: Send + Sync {
     /// The names in the directory, in no order.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// Opens an existing file to read and write.
+    /// Opens an existing file to read and write. Where nothing more may be open, now, it fails so
+    /// that [`is_not_opened`] knows it.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Creates an empty file, or empties the one that is there.
+    /// Creates an empty file, or empties the one that is there. Fails as [`open`](Self::open) does,
+    /// and leaves no file then, or an empty one.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Renames a file over another.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
@@ -124,18 +127,57 @@ pub(super) fn is_read_only(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }
 
+/// Nothing could be opened, for want of a descriptor or of the kernel's memory. Neither was anything
+/// written by the call that says so, nor anything synced.
+#[derive(Debug)]
+struct NotOpened(io::Error);
+
+impl fmt::Display for NotOpened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for NotOpened {}
+
+/// The error of a call that opens or creates a file, and does nothing else. The same code from a
+/// write or a sync says nothing of what it has done, and stays what it is.
+pub(super) fn opening_failed(error: io::Error) -> io::Error {
+    let no_memory = error.raw_os_error() == Some(rustix::io::Errno::NOMEM.raw_os_error());
+    match is_no_descriptor(&error) || no_memory {
+        true => io::Error::other(NotOpened(error)),
+        false => error,
+    }
+}
+
+/// Whether an error means that no file could be opened, now, and that nothing else has happened.
+pub(super) fn is_not_opened(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<NotOpened>())
+}
+
+/// Whether an error means that this process, or the system, has no descriptor left.
+pub(super) fn is_no_descriptor(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|code| error.raw_os_error() == Some(code.raw_os_error()))
+}
+
 /// A directory of the real file system. It stays locked for as long as anything can write to it.
 pub(super) struct Directory {
     path: PathBuf,
+    /// Open for as long as it lives: a sync of the names must not fail for want of a descriptor.
+    names: File,
     _lock: Lock,
 }
 
 impl Directory {
-    pub(super) fn new(path: &Path, lock: Lock) -> Self {
-        Self {
+    pub(super) fn open(path: &Path, lock: Lock) -> io::Result<Self> {
+        Ok(Self {
             path: path.to_owned(),
+            names: File::open(path)?,
             _lock: lock,
-        }
+        })
     }
 }
 
@@ -150,7 +192,8 @@ impl Disk for Directory {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .open(self.path.join(name))?;
+            .open(self.path.join(name))
+            .map_err(opening_failed)?;
         Ok(Box::new(file))
     }
 
@@ -160,7 +203,8 @@ impl Disk for Directory {
             .write(true)
             .create(true)
             .truncate(true)
-            .open(self.path.join(name))?;
+            .open(self.path.join(name))
+            .map_err(opening_failed)?;
         Ok(Box::new(file))
     }
 
@@ -173,7 +217,7 @@ impl Disk for Directory {
     }
 
     fn flush_dir(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        self.names.sync_all()
     }
 }
 

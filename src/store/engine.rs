@@ -212,7 +212,7 @@ impl Engine {
         }
         let mut keys = lock_mutex(&self.shared.memory).tables.keys(prefix, after);
         let found = self.shared.index.range(prefix, after, limit);
-        let found = found.map_err(|error| self.shared.fail(&error.to_string()))?;
+        let found = found.map_err(|error| self.shared.index_failed(&error))?;
         // A key that was flushed in between is in both, and one that is not in `keys` has been in
         // the index since before it was read.
         let found = found.into_iter().map(|(key, kept)| (key, kept.record));

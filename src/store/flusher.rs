@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fencegate_filters::Key;
 use fencegate_filters::store::StoreError;
 
-use super::disk::{is_no_space, is_read_only, replace};
+use super::disk::{is_no_space, is_not_opened, is_read_only, replace};
 use super::files::{CHECKPOINT, Checkpoint};
 use super::index::{IndexChange, IndexError, IndexMark};
 use super::lock_mutex;
@@ -26,6 +26,7 @@ enum Work {
 
 /// Why a flush did not come to its end.
 enum FlushError {
+    /// There is no room, nothing may be written, or no file could be opened, now.
     NoSpace,
     Final(String),
 }
@@ -33,7 +34,7 @@ enum FlushError {
 impl From<IndexError> for FlushError {
     fn from(error: IndexError) -> Self {
         match error {
-            IndexError::NoSpace => Self::NoSpace,
+            IndexError::NoSpace | IndexError::NotOpened(_) => Self::NoSpace,
             error => Self::Final(error.to_string()),
         }
     }
@@ -41,7 +42,7 @@ impl From<IndexError> for FlushError {
 
 impl FlushError {
     fn of(what: &str, error: &std::io::Error) -> Self {
-        if is_no_space(error) || is_read_only(error) {
+        if is_no_space(error) || is_read_only(error) || is_not_opened(error) {
             Self::NoSpace
         } else {
             Self::Final(format!("{what}: {error}"))
@@ -80,8 +81,11 @@ pub(super) fn step(shared: &Shared, waited: bool) -> bool {
 fn act(shared: &Shared, work: Work) {
     match work {
         Work::Stop => {}
-        // A failure is remembered by `ask` itself.
-        Work::Resolve(key) => drop(shared.ask(&key)),
+        // A failure is remembered by `ask` itself; anything else may be over in a moment.
+        Work::Resolve(key) => {
+            let unread = shared.ask(&key).is_err();
+            lock_mutex(&shared.memory).unread = unread;
+        }
         Work::MakeSpare => make_spare(shared),
         Work::Chore(Chore::FindIdle {
             namespace,
@@ -90,7 +94,7 @@ fn act(shared: &Shared, work: Work) {
             reply,
         }) => {
             let found = shared.idle_keys(&namespace, after.as_ref(), limit);
-            reply.send(found.map_err(|error| shared.fail(&error.to_string())));
+            reply.send(found.map_err(|error| shared.index_failed(&error)));
         }
         Work::Chore(Chore::Forget { keys, reply }) => {
             let forgotten = forget(shared, keys);
@@ -138,6 +142,9 @@ fn next(shared: &Shared, memory: &mut Memory, waited: bool) -> Option<Work> {
     if std::mem::take(&mut memory.wants_spare) {
         return Some(Work::MakeSpare);
     }
+    if memory.unread && !waited {
+        return None;
+    }
     let unresolved = memory.tables.next_unresolved();
     unresolved.map(|(key, _)| Work::Resolve(key))
 }
@@ -157,7 +164,7 @@ fn wait(shared: &Shared) -> Work {
         {
             memory.hooks.rests = true;
         }
-        if memory.no_space {
+        if memory.no_space || memory.unread {
             let timed = shared
                 .flusher_wait
                 .wait_timeout(memory, shared.tuning.no_space_wait);
@@ -193,7 +200,10 @@ fn make_spare(shared: &Shared) {
 fn flush(shared: &Shared, unresolved: &[Key]) -> Result<(), FlushError> {
     for key in unresolved {
         let asked = shared.ask(key);
-        asked.map_err(|error| FlushError::Final(error.to_string()))?;
+        asked.map_err(|error| match shared.failed() {
+            Some(_) => FlushError::Final(error.to_string()),
+            None => FlushError::NoSpace,
+        })?;
     }
     let (frozen, keys) = {
         let memory = lock_mutex(&shared.memory);

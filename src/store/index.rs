@@ -8,6 +8,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use fencegate_filters::store::Record;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
-use super::disk::{is_no_space, is_read_only};
+use super::disk::{is_no_descriptor, is_no_space, is_read_only};
 use super::files::{field, seal, unseal};
 use super::record::{Kept, decode_record, encode_record};
 
@@ -65,6 +66,8 @@ pub(super) trait Index: Send + Sync {
 pub(super) enum IndexError {
     /// There is no room, or nothing may be written, now.
     NoSpace,
+    /// No file could be opened, now, and nothing else has happened.
+    NotOpened(String),
     /// A value in it is not what was written.
     Damaged(String),
     /// The engine failed.
@@ -75,6 +78,7 @@ impl fmt::Display for IndexError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSpace => f.write_str("no space left for the index"),
+            Self::NotOpened(what) => write!(f, "no file of the index could be opened: {what}"),
             Self::Damaged(what) => write!(f, "the index is damaged: {what}"),
             Self::Engine(what) => write!(f, "the index failed: {what}"),
         }
@@ -89,10 +93,26 @@ impl From<fjall::Error> for IndexError {
             if this.downcast_ref().is_some_and(passes) {
                 return Self::NoSpace;
             }
+            if this.downcast_ref().is_some_and(wants_descriptor) {
+                return Self::NotOpened(error.to_string());
+            }
             cause = this.source();
         }
         Self::Engine(error.to_string())
     }
+}
+
+/// Whether an error of the engine is the want of a descriptor. Its temporary files hide the code in
+/// the text of an error of their own.
+fn wants_descriptor(error: &io::Error) -> bool {
+    let hidden = || {
+        let text = error.to_string();
+        let codes = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+        let says =
+            |code: rustix::io::Errno| text.contains(&format!("(os error {})", code.raw_os_error()));
+        codes.into_iter().any(says)
+    };
+    is_no_descriptor(error) || (error.raw_os_error().is_none() && hidden())
 }
 
 /// How many tables may wait to be merged before no more are added.
@@ -100,6 +120,12 @@ const MOST_UNMERGED: usize = 16;
 /// How long the engine may go without merging any. It stops for good when it once fails.
 const MERGE_TIMEOUT: Duration = Duration::from_secs(60);
 const MERGE_POLL: Duration = Duration::from_millis(2);
+
+/// How many files the engine keeps open to read from. The reserve of descriptors that the gateway
+/// keeps from its connections has room for them.
+const OPEN_TABLES: usize = 256;
+/// More files than an ingestion has open at once.
+const INGESTION_FILES: usize = 16;
 
 /// The engine's file that says which list of its tables counts.
 const CURRENT: &str = "current";
@@ -118,9 +144,14 @@ fn index_key(text: &str) -> Vec<u8> {
 /// The index on fjall.
 pub(super) struct FjallIndex {
     path: PathBuf,
+    /// The files that say which list of tables counts.
+    pointers: Vec<PathBuf>,
     database: Database,
     marks: Keyspace,
 }
+
+/// Which file a name stands for: another one after each rename over it.
+type Identity = (u64, i64, i64);
 
 impl FjallIndex {
     /// Opens the index in the store's `directory`, or makes it.
@@ -133,19 +164,33 @@ impl FjallIndex {
             let database = Database::builder(&path)
                 .worker_threads(1)
                 .cache_size(cache_bytes)
+                .max_cached_files(Some(OPEN_TABLES))
                 .open()?;
             let marks = database.keyspace("marks", || {
                 // Most keys that are asked for in vain would otherwise cost a read of the last
                 // level.
                 KeyspaceCreateOptions::default().expect_point_read_hits(false)
             })?;
-            Ok((database, marks))
+            let mut pointers = Vec::new();
+            find_pointers(&path, &mut pointers)
+                .map_err(|error| IndexError::Engine(format!("reading its directory: {error}")))?;
+            Ok((pointers, database, marks))
         })
-        .map(|(database, marks)| Self {
+        .map(|(pointers, database, marks)| Self {
             path,
+            pointers,
             database,
             marks,
         })
+    }
+
+    /// Which lists of tables count. Needs no descriptor.
+    fn pointed(&self) -> io::Result<Vec<Identity>> {
+        let identity = |path: &PathBuf| {
+            let found = std::fs::metadata(path)?;
+            Ok((found.ino(), found.ctime(), found.ctime_nsec()))
+        };
+        self.pointers.iter().map(identity).collect()
     }
 
     /// The engine slows its writers down when it falls behind with merging tables, but not an
@@ -168,6 +213,19 @@ impl FjallIndex {
         }
     }
 
+    /// Sees to it that an ingestion will hardly want for descriptors: one that did may fail behind the
+    /// rename that makes it count.
+    fn find_descriptors(&self) -> Result<(), IndexError> {
+        let held: io::Result<Vec<File>> = (0..INGESTION_FILES)
+            .map(|_| File::open(&self.path))
+            .collect();
+        held.map(drop)
+            .map_err(|error| match is_no_descriptor(&error) {
+                true => IndexError::NotOpened(error.to_string()),
+                false => IndexError::Engine(format!("opening its directory: {error}")),
+            })
+    }
+
     fn decode(key: &[u8], value: &[u8]) -> Result<(String, Kept), IndexError> {
         let text = key.get(1..).and_then(|key| std::str::from_utf8(key).ok());
         match (text, decode_record(value)) {
@@ -185,6 +243,19 @@ impl FjallIndex {
 fn guarded<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err(IndexError::Engine("the engine panicked".to_owned())))
+}
+
+/// The files in a directory, and those in it, that say which list of tables counts.
+fn find_pointers(directory: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            find_pointers(&entry.path(), found)?;
+        } else if entry.file_name() == CURRENT {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// Syncs a directory and those in it, and the files that say which list of tables counts.
@@ -241,8 +312,11 @@ impl Index for FjallIndex {
             sequence,
             keys,
         } = mark;
-        guarded(|| {
-            self.wait_for_merges()?;
+        self.wait_for_merges()?;
+        self.find_descriptors()?;
+        let unknown = |error: io::Error| IndexError::Engine(format!("its list of tables: {error}"));
+        let before = self.pointed().map_err(unknown)?;
+        let applied = guarded(|| {
             let engine = self.database.seqno();
             let text = format!(
                 "generation {generation}\nsequence {sequence}\nkeys {keys}\nengine {engine}\n"
@@ -261,6 +335,17 @@ impl Index for FjallIndex {
                 ingestion.write(index_key(key), &*value)?;
             }
             Ok(ingestion.finish()?)
+        });
+        applied.map_err(|error| match (error, self.pointed()) {
+            // The engine takes the new list of tables for its own once it has renamed and synced what
+            // points to it. Up to the rename all that it has written is of no account, and is left
+            // behind or written over. After the rename the engine goes by another list than the
+            // disk, and another ingestion would write over files that count.
+            (IndexError::NotOpened(what), Ok(after)) if after == before => {
+                IndexError::NotOpened(what)
+            }
+            (IndexError::NotOpened(what), _) => IndexError::Engine(what),
+            (error, _) => error,
         })
     }
 

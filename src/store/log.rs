@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fencegate_filters::fault::{self, Fault};
 
-use super::disk::{is_no_space, is_read_only, write_all};
+use super::disk::{is_no_space, is_not_opened, is_read_only, write_all};
 use super::frame::{BLOCK_BYTES, begin, finish, padded};
 use super::lock_mutex;
 use super::scan::Scan;
@@ -36,6 +36,8 @@ pub(super) enum AppendError {
     NoSpace,
     /// Nothing may be written, now. As with no room.
     ReadOnly,
+    /// No file could be opened for the next segment, now. As with no room.
+    NotOpened(String),
     /// The frame is longer than a segment.
     TooLong,
     /// What is on disk is no longer known: nothing may be appended any more.
@@ -48,6 +50,8 @@ impl AppendError {
             Self::NoSpace
         } else if is_read_only(error) {
             Self::ReadOnly
+        } else if is_not_opened(error) {
+            Self::NotOpened(format!("{what} {segment}: {error}"))
         } else {
             Self::Final(format!("{what} {segment}: {error}"))
         }

@@ -161,7 +161,8 @@ impl EmbeddedStore {
         create_dir_durably(path).map_err(|error| OpenError::io(path, error))?;
         let lock = Lock::take(path)?;
         let opened_at = lock.taken_at;
-        let disk = Arc::new(Directory::new(path, lock));
+        let disk = Directory::open(path, lock).map_err(|error| OpenError::io(path, error))?;
+        let disk = Arc::new(disk);
         let open_index = |fresh| open_index(path, fresh, options.cache_bytes);
         let engine = Engine::open(disk, &open_index, &options.settings())?;
         Ok(Self { engine, opened_at })
@@ -227,14 +228,21 @@ impl EmbeddedStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSpace`] where there is no room; any other failure is final.
+    /// [`StoreError::NoSpace`] where there is no room, and [`StoreError::Unavailable`] where no file
+    /// could be opened; any other failure is final.
     pub fn put_rules(&self, changed: &BTreeMap<String, NamespaceRules>) -> Result<(), StoreError> {
         self.working()?;
         let shared = &self.engine.shared;
         let put = self.engine.rules.put(&*shared.disk, changed);
-        put.map_err(|error| match disk::is_no_space(&error) {
-            true => StoreError::NoSpace,
-            false => shared.fail(&format!("writing {}: {error}", files::RULES)),
+        put.map_err(|error| {
+            let what = format!("writing {}: {error}", files::RULES);
+            if disk::is_no_space(&error) {
+                StoreError::NoSpace
+            } else if disk::is_not_opened(&error) {
+                StoreError::Unavailable(what.into())
+            } else {
+                shared.fail(&what)
+            }
         })
     }
 

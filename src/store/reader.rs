@@ -52,7 +52,7 @@ fn answer(shared: &Shared, batch: &mut Vec<Asked>) {
             (None, Ok(Ok(record))) => Ok(record),
             // The index has changed in between.
             (None, Ok(Err(()))) => shared.ask(&key),
-            (None, Err(error)) => Err(shared.fail(&error.to_string())),
+            (None, Err(error)) => Err(shared.index_failed(&error)),
         };
         reply.send(answer);
     }

@@ -13,7 +13,7 @@ use super::ages::Ages;
 use super::disk::Disk;
 use super::files::{Checkpoint, StoreId};
 use super::forget::IdleKeys;
-use super::index::Index;
+use super::index::{Index, IndexError};
 use super::lock_mutex;
 use super::segment::Segments;
 use super::table::{Lookup, Tables};
@@ -56,6 +56,8 @@ pub(super) struct Memory {
     pub(super) wants_spare: bool,
     /// The index found no room the last time.
     pub(super) no_space: bool,
+    /// The index could not be read the last time, and may be before long.
+    pub(super) unread: bool,
     /// The committer is putting the marks of a frame here, and has not done so with all of them.
     pub(super) half_frame: bool,
     /// The active table is to be moved into the index although it is not full.
@@ -306,12 +308,22 @@ impl Shared {
         }
     }
 
+    /// What a caller is told of a read of the index that failed. It is the end of the store, unless
+    /// it was only that no file could be opened.
+    pub(super) fn index_failed(&self, error: &IndexError) -> StoreError {
+        let why = error.to_string();
+        match error {
+            IndexError::NotOpened(_) => StoreError::Unavailable(why.into()),
+            _ => self.fail(&why),
+        }
+    }
+
     /// Asks the index for `key`, and merges what it says with what memory has.
     pub(super) fn ask(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         loop {
             let generation = lock_mutex(&self.memory).tables.generation;
             let found = self.index.get(key.as_str());
-            let found = found.map_err(|error| self.fail(&error.to_string()))?;
+            let found = found.map_err(|error| self.index_failed(&error))?;
             let found = found.map(|kept| kept.record);
             let mut memory = lock_mutex(&self.memory);
             if let Ok(record) = memory.tables.resolve(key, found, generation) {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use fencegate_filters::Key;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, opening_failed};
 use super::index::{Index, IndexChange, IndexError, IndexMark};
 use super::lock_mutex;
 use super::record::Kept;
@@ -45,6 +45,8 @@ impl Random {
 pub struct Faults {
     /// After this many operations, none has any effect.
     pub crash_after: Option<u64>,
+    /// Nothing can be opened: no file, and none of the index.
+    pub no_descriptors: bool,
     /// Writes write half, then say that there is no room.
     pub no_space: bool,
     /// Nothing may be written.
@@ -76,6 +78,9 @@ pub enum Failure {
     NoSpace(usize),
     /// Nothing may be written. A sync that says so has made nothing durable.
     ReadOnly,
+    /// There is no descriptor. Of what is neither to open nor to create a file, the error says no
+    /// more than any other.
+    NoDescriptor,
 }
 
 /// What a loss of power leaves of one write that was not synced.
@@ -261,10 +266,22 @@ impl State {
         SimDisk(Arc::new(Mutex::new(self)))
     }
 
+    /// What the index does first, whatever it is asked.
+    fn find_descriptor(&self) -> Result<(), IndexError> {
+        match self.faults.no_descriptors {
+            true => Err(not_opened()),
+            false => Ok(()),
+        }
+    }
+
     fn change(&mut self, change: Change) {
         apply(&mut self.names, &change);
         self.changes.push(change);
     }
+}
+
+fn not_opened() -> IndexError {
+    IndexError::NotOpened(Failure::NoDescriptor.error().to_string())
 }
 
 impl Failure {
@@ -273,6 +290,7 @@ impl Failure {
             Self::Io => io::Error::other("input/output error"),
             Self::NoSpace(_) => io::ErrorKind::StorageFull.into(),
             Self::ReadOnly => io::ErrorKind::ReadOnlyFilesystem.into(),
+            Self::NoDescriptor => rustix::io::Errno::MFILE.into(),
         }
     }
 }
@@ -413,7 +431,10 @@ impl Disk for SimDisk {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let mut state = lock_mutex(&self.0);
-        state.operation()?;
+        state.operation().map_err(opening_failed)?;
+        if state.faults.no_descriptors {
+            return Err(opening_failed(Failure::NoDescriptor.error()));
+        }
         let file = state.files.len();
         state.files.push(Contents::default());
         state.change(vec![(name.to_owned(), Some(file))]);
@@ -531,7 +552,9 @@ impl Index for SimDisk {
     }
 
     fn get(&self, key: &str) -> Result<Option<Kept>, IndexError> {
-        Ok(lock_mutex(&self.0).entries.get(key).cloned())
+        let state = lock_mutex(&self.0);
+        state.find_descriptor()?;
+        Ok(state.entries.get(key).cloned())
     }
 
     fn apply(&self, changes: &[IndexChange<'_>], mark: IndexMark) -> Result<(), IndexError> {
@@ -540,9 +563,11 @@ impl Index for SimDisk {
         match state.begin().map_err(crashed)? {
             None => {}
             Some(Failure::NoSpace(_) | Failure::ReadOnly) => return Err(IndexError::NoSpace),
+            Some(Failure::NoDescriptor) => return Err(not_opened()),
             Some(failure) => return Err(crashed(failure.error())),
         }
         assert!(changes.is_sorted_by(|a, b| a.key < b.key));
+        state.find_descriptor()?;
         if state.index_full || state.faults.no_space || state.faults.read_only {
             return Err(IndexError::NoSpace);
         }
@@ -588,6 +613,7 @@ impl Index for SimDisk {
         limit: usize,
     ) -> Result<Vec<(String, Kept)>, IndexError> {
         let state = lock_mutex(&self.0);
+        state.find_descriptor()?;
         let entries = state.entries.iter();
         let found = entries
             .filter(|(key, _)| key.starts_with(prefix))

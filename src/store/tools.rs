@@ -166,7 +166,7 @@ fn inspect(directory: &Path, whole: bool) -> Result<Report, ToolError> {
     if !has(super::files::FORMAT) && !has(super::files::CHECKPOINT) {
         return Err(missing().into());
     }
-    let disk = Directory::new(directory, Lock::take(directory)?);
+    let disk = Directory::open(directory, Lock::take(directory)?)?;
     let open = |fresh| open_index(directory, fresh, options.cache_bytes);
     let found = Found::read(&disk, &open, directory)?;
     let mut tables = Tables::default();

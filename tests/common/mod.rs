@@ -42,3 +42,11 @@ pub(crate) use recorder::{Broken, Exchange, Next, Recorder};
 pub(crate) use stage::Stage;
 pub(crate) use storm::{Dice, Storm, weather};
 pub(crate) use wait::{Gate, PATIENCE, eventually, yield_to_all};
+
+/// Says that a test is skipped for want of what `make setup` installs; fails where nothing may be
+/// (`CI=true`), since nobody reads there what a test that passed has said.
+pub(crate) fn skip(why: &str) {
+    let may_not = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!may_not, "not to be skipped: {why} (make setup)");
+    println!("skipped: {why} (make setup)");
+}

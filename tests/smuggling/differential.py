@@ -234,6 +234,7 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=int(os.environ.get("FENCEGATE_SEED", random.randrange(1, 1_000_000))))
     arguments.add_argument("--cases", type=int, default=2000)
     arguments.add_argument("--seconds", type=float, default=0, help="stop after so many, whatever is left")
+    arguments.add_argument("--least", type=int, default=0, help="how many cases must have been tried before each upstream by then")
     arguments.add_argument("--case", type=int, help="this one alone")
     arguments.add_argument("--toys", action="store_true", help="also make sure that lenient proxies are found out")
     arguments.add_argument("--toy", choices=list(TOYS), help="this lenient proxy instead of fencegate")
@@ -251,7 +252,7 @@ def main() -> int:
             reports = [one.result() for one in running]
             if not found_out([one.result() for one in toys]):
                 return 1
-    return tell(reports)
+    return tell(reports, options.least)
 
 
 def found_out(reports: list[Report]) -> bool:
@@ -265,7 +266,7 @@ def found_out(reports: list[Report]) -> bool:
     return not blind
 
 
-def tell(reports: list[Report]) -> int:
+def tell(reports: list[Report], least: int) -> int:
     failed = 0
     for report in reports:
         for finding in report.findings:
@@ -275,7 +276,9 @@ def tell(reports: list[Report]) -> int:
         for what, counter in (("refused beyond the contract", report.stricter), ("forwarded, malformed to it", report.malformed)):
             for text, number in counter.most_common(12):
                 print(f"    {what}: {number} x {text}")
-        failed += bool(report.findings)
+        if few := report.cases < least:
+            print(f"    too few: {least} cases were to be tried at the least")
+        failed += few or bool(report.findings)
     print(f"{len(reports) - failed} passed, {failed} failed")
     return 1 if failed else 0
 

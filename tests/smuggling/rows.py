@@ -33,6 +33,18 @@ CASES = {
         "bytes before the 101", "an upgrade answered 200", "an upgrade to h2c", "HTTP/2: content-length too long or short", "HTTP/2: Transfer-Encoding, Connection",
         "HTTP/2: control characters in names, values, :path", "a request behind the last one", "pipelined requests", "extra bytes, two answers, an unasked 101 from the upstream",
     ],
+    "R": [
+        "slow headers", "a slow body", "a slow reader", "huge headers, too many, a long target", "HTTP/2: rapid reset", "HTTP/2: made you reset", "HTTP/2: CONTINUATION flood",
+        "HTTP/2: empty DATA", "HTTP/2: PING, SETTINGS, WINDOW_UPDATE floods", "HTTP/2: HPACK bomb", "a compressed body", "floods of connections and handshakes, no descriptors",
+        "a flood of keys with bad or refused tokens", "a flood of keys with good tokens", "a silent upstream", "an upstream that resets within the body", "an upstream that answers early",
+        "a client that leaves within its upload", "a client that leaves between sync and forward", "bodies of 1 GiB",
+    ],
+    "C": [
+        "a newer token while an older one uploads", "a newer token while an older one waits for a connection", "two newer tokens race", "many advances share a sync",
+        "a stopped process that goes on", "TLS early data", "a crash while draining", "a stop that cuts a write", "a cut with bytes in the send buffer", "an early answer within an upload",
+        "a balancer's 504", "an upgrade without a token", "a reload that changes keys", "a read of a mark that comes late", "a full disk with room again", "a reset with a write in flight",
+        "one request with two locks",
+    ],
 }  # fmt: skip
 TAGS = re.compile(r"^\s*///? ((?:[TKSRCDA]\d+(?:,? | to )?)+)$")
 TEST = re.compile(r"^\s*(?:async )?fn (\w+)\(")

@@ -206,6 +206,7 @@ fn times(address: SocketAddr, least: usize, busy: impl Fn() -> bool) -> (Duratio
     (times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
+// R5 to R10
 #[test]
 fn a_flood_is_cut_off_and_harms_nobody() {
     let stage = Stage::new();

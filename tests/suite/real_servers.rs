@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use crate::common::{Config, Gateway, eventually};
+use crate::common::{Config, Gateway, eventually, skip};
 
 /// nginx with WebDAV over a directory of its own.
 struct Nginx {
@@ -24,10 +24,7 @@ impl Nginx {
         for program in [["nginx", "-v"], ["curl", "-V"], ["python3", "-V"]] {
             let found = Command::new(program[0]).arg(program[1]).output();
             if !found.is_ok_and(|output| output.status.success()) {
-                println!(
-                    "skipped: {} is not installed (see tests/setup.sh)",
-                    program[0]
-                );
+                skip(&format!("{} is not installed", program[0]));
                 return None;
             }
         }

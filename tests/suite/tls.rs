@@ -8,6 +8,7 @@ use super::resting::wait_resting;
 use crate::common::tls::{Authority, Issued, connect};
 use crate::common::{
     Config, Connection, Ended, Recorder, Request, Response, Signal, Stage, eventually, http2, run,
+    skip,
 };
 use rcgen::SanType;
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
@@ -693,7 +694,7 @@ const SCANNER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/sslyze");
 #[test]
 fn a_scanner_finds_nothing_to_warn_of() {
     if !std::path::Path::new(SCANNER).join("sslyze").is_dir() {
-        println!("skipped: sslyze is not installed (make setup)");
+        skip("sslyze is not installed");
         return;
     }
     let authority = Authority::new();

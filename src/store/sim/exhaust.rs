@@ -18,6 +18,7 @@ use aws_lc_rs::digest;
 use fencegate_filters::Token;
 use fencegate_filters::store::StoreError;
 
+use super::super::disk::{is_no_space, is_not_opened};
 use super::super::engine::Engine;
 use super::super::lock_mutex;
 use super::super::opening::Settings;
@@ -256,7 +257,7 @@ impl Life {
         let changed = BTreeMap::from([("n".to_owned(), rules)]);
         match engine.rules.put(&*engine.shared.disk, &changed) {
             Ok(()) => self.ledger(|ledger| ledger.rules.0 = asked),
-            Err(error) if super::super::disk::is_no_space(&error) => {}
+            Err(error) if is_no_space(&error) || is_not_opened(&error) => {}
             Err(error) => drop(engine.shared.fail(&error.to_string())),
         }
     }
@@ -688,6 +689,7 @@ fn an_error_at_every_operation_of_every_workload_is_survived() {
         Failure::NoSpace(50),
         Failure::NoSpace(97),
         Failure::ReadOnly,
+        Failure::NoDescriptor,
     ];
     let longest = longest(2);
     // A crash before each operation is for the shorter ones.

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::super::disk::{Disk, is_no_space, is_read_only};
+use super::super::disk::{Disk, is_no_space, is_not_opened, is_read_only, read_file, replace};
 use super::super::engine::Engine;
 use super::super::files::Checkpoint;
 use super::super::frame::{HEADER_BYTES, begin, finish};
@@ -42,7 +42,7 @@ fn segments(disk: &SimDisk, seed: u32) -> Segments {
 }
 
 fn is_final(error: &io::Error) -> bool {
-    !is_no_space(error) && !is_read_only(error)
+    !is_no_space(error) && !is_read_only(error) && !is_not_opened(error)
 }
 
 /// Those of making a segment: create, zeros, sync, names, header, sync.
@@ -81,7 +81,12 @@ fn a_refused_header_whose_file_stays_is_final() {
 
 #[test]
 fn a_failed_sync_of_a_header_is_final_whatever_its_reason() {
-    for failure in [Failure::NoSpace(0), Failure::ReadOnly, Failure::Io] {
+    for failure in [
+        Failure::NoSpace(0),
+        Failure::ReadOnly,
+        Failure::Io,
+        Failure::NoDescriptor,
+    ] {
         let disk = SimDisk::default();
         let mut segments = segments(&disk, 7);
         disk.fail_at(HEADER_SYNC, failure);
@@ -97,6 +102,76 @@ fn a_failed_sync_of_a_header_is_final_whatever_its_reason() {
         let error = segments.recycle_before(2).unwrap_err();
         assert!(is_final(&error), "used again, {failure:?}: {error}");
     }
+}
+
+#[test]
+fn a_file_that_could_not_be_opened_is_no_failure_and_nothing_else_passes_for_it() {
+    let disk = SimDisk::default();
+    let mut segments = segments(&disk, 7);
+    disk.fail_at(1, Failure::NoDescriptor);
+    let error = segments.add_spare().unwrap_err();
+    assert!(is_not_opened(&error), "{error}");
+    assert_eq!(disk.names(), <[String; 0]>::default());
+    segments.add_spare().unwrap();
+    assert_eq!(segments.next_id, 2);
+
+    replace(&disk, "small", b"one").unwrap();
+    disk.fail_at(disk.operations() + 1, Failure::NoDescriptor);
+    let error = replace(&disk, "small", b"two").unwrap_err();
+    assert!(is_not_opened(&error), "{error}");
+    assert_eq!(read_file(&disk, "small").unwrap().unwrap(), b"one");
+
+    // The same code from a write, a sync or a rename says nothing of what was done.
+    for operation in 2..=HEADER_SYNC {
+        let disk = SimDisk::default();
+        disk.fail_at(operation, Failure::NoDescriptor);
+        let error = self::segments(&disk, 7).add_spare().unwrap_err();
+        assert!(is_final(&error), "{operation}: {error}");
+    }
+}
+
+/// What needs a descriptor is refused where there is none, the store lives, and goes on when there are some.
+#[test]
+fn a_store_outlives_a_want_of_descriptors() {
+    let disk = SimDisk::default();
+    let engine = open(&disk).unwrap();
+    // Each of them fills a segment.
+    let long = |n: u64| format!("n/{}{n}", "l".repeat(12_200));
+    commit(&engine, vec![raise("n/a", 1)]).unwrap();
+    rest(&engine);
+    disk.set(Faults {
+        no_descriptors: true,
+        ..Faults::default()
+    });
+    assert!(read(&engine, "n/cold").is_err(), "the index can't be read");
+    assert!(engine.list("", None, 1).is_err());
+    let mut acknowledged = Vec::new();
+    for n in 1..=20 {
+        if commit(&engine, vec![raise(&long(n), n)]).is_ok() {
+            acknowledged.push(n);
+        }
+    }
+    assert!(acknowledged.len() < 20, "a segment can't be made");
+    assert_eq!(engine.shared.failed(), None);
+    assert_eq!(read(&engine, "n/a"), Ok(1), "what is in memory is known");
+    disk.set(Faults::default());
+    let passes = (0..100).any(|_| {
+        let passed = commit(&engine, vec![raise(&long(21), 21)]).is_ok();
+        if !passed {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        passed
+    });
+    assert!(passes, "it goes on once there are descriptors");
+    acknowledged.push(21);
+    rest(&engine);
+    for store in [None, Some(open(&disk.after_kill()).unwrap())] {
+        let store = store.as_ref().unwrap_or(&engine);
+        for &n in &acknowledged {
+            assert_eq!(read(store, &long(n)), Ok(n));
+        }
+    }
+    engine.close(true).unwrap();
 }
 
 /// A store with one commit, and the name, the id and the bytes of the segment that has it.
