@@ -108,6 +108,8 @@ pub enum Fault {
     KeepStalledStream,
     /// Streams of HTTP/2 that wait take the window from those under way.
     OneWindowForAll,
+    /// Streams of HTTP/2 that wait have windows as large as those that are read.
+    WideWindows,
     /// Frames of HTTP/2 that carry nothing are not counted.
     UncountedFrames,
     /// The header blocks of HTTP/2 are not read beside the codec, which repairs some in silence.
@@ -187,6 +189,7 @@ impl Fault {
         (Self::LongBodyIsWhole, "long-body-is-whole"),
         (Self::KeepStalledStream, "keep-stalled-stream"),
         (Self::OneWindowForAll, "one-window-for-all"),
+        (Self::WideWindows, "wide-windows"),
         (Self::UncountedFrames, "uncounted-frames"),
         (Self::UnreadBlocks, "unread-blocks"),
         (Self::EndlessTurns, "endless-turns"),
