@@ -37,6 +37,8 @@ pub enum Fault {
     MoveAfterBytes,
     /// An address of an upstream to which no connection came about keeps its turns.
     UseEjected,
+    /// An address that takes connections and never answers has its turns all the same.
+    UseSilent,
     /// Of a header that comes on several lines only the first is read.
     FirstLineOnly,
     /// The key is made of another path than the one that is forwarded.
@@ -154,6 +156,7 @@ impl Fault {
         (Self::ResendAfterBytes, "resend-after-bytes"),
         (Self::MoveAfterBytes, "move-after-bytes"),
         (Self::UseEjected, "use-ejected"),
+        (Self::UseSilent, "use-silent"),
         (Self::FirstLineOnly, "first-line-only"),
         (Self::KeyOfAnotherPath, "key-of-another-path"),
         (Self::CacheDecides, "cache-decides"),

@@ -392,6 +392,32 @@ impl Upstream {
         }
     }
 
+    /// An address has answered a request, or has not although it had it whole or broke it off. Cuts,
+    /// and what the client failed to send, tell nothing of it.
+    pub fn tell(&self, place: usize, answered: bool) {
+        if !self.has_several() {
+            return;
+        }
+        let Some(address) = self.places.get(place).map(|place| &place.url) else {
+            return;
+        };
+        if answered {
+            if self.rotation().answered(place) {
+                tracing::info!(upstream = %self.name, %address, "the address answers again");
+            }
+            return;
+        }
+        let ejected = self.rotation().unanswered(place, Instant::now());
+        if let Some(time) = ejected {
+            tracing::warn!(
+                upstream = %self.name,
+                %address,
+                left_alone_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+                "an address answers no requests: it is left alone for a while"
+            );
+        }
+    }
+
     fn rotation(&self) -> MutexGuard<'_, Rotation> {
         self.rotation.lock().unwrap_or_else(PoisonError::into_inner)
     }
