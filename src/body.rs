@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use crate::exchange::ResponseStream;
 use crate::spool::Spooled;
 use crate::upstream::wire::UploadError;
+use crate::wire::Window;
 
 /// A request body as a client's connection has it.
 #[derive(Debug)]
@@ -56,6 +57,20 @@ impl Body for ClientBody {
     }
 }
 
+/// What a client sends on an HTTP/2 stream. To drop it resets the stream, where its end has not come.
+#[derive(Debug)]
+pub struct Half {
+    /// Of the codec.
+    pub(crate) stream: h2::RecvStream,
+    window: Window,
+}
+
+impl Half {
+    pub(crate) const fn new(stream: h2::RecvStream, window: Window) -> Self {
+        Self { stream, window }
+    }
+}
+
 /// The request body of an HTTP/2 stream.
 ///
 /// What has been read of it may be sent anew by the client: so nothing is read, and the client soon
@@ -63,7 +78,9 @@ impl Body for ClientBody {
 #[derive(Debug)]
 pub struct StreamBody {
     /// There until this is dropped.
-    stream: Option<h2::RecvStream>,
+    stream: Option<Half>,
+    /// Whether anybody has asked for it yet.
+    begun: bool,
     /// Where it goes then.
     unread: Unread,
     /// What is left of a Content-Length.
@@ -76,20 +93,23 @@ pub struct StreamBody {
     wanted: Option<Arc<AtomicBool>>,
 }
 
-/// What is left of a request body that nobody reads any more. To drop it resets the stream.
+/// What is left of a request body that nobody reads any more.
 #[derive(Clone, Debug, Default)]
-pub struct Unread(Arc<Mutex<Option<h2::RecvStream>>>);
+pub struct Unread(Arc<Mutex<Option<Half>>>);
 
 impl Unread {
     /// Takes it, where there is something left.
-    pub fn take(&self) -> Option<h2::RecvStream> {
+    pub fn take(&self) -> Option<Half> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl Drop for StreamBody {
     fn drop(&mut self) {
-        let left = self.stream.take().filter(|left| !left.is_end_stream());
+        let left = self
+            .stream
+            .take()
+            .filter(|left| !left.stream.is_end_stream());
         *self.unread.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 }
@@ -98,13 +118,14 @@ impl StreamBody {
     /// `unread`: what gets the rest when this is dropped; `length`: the request's Content-Length;
     /// `wanted`: where to tell that the body is wanted.
     pub const fn new(
-        stream: h2::RecvStream,
+        stream: Half,
         unread: Unread,
         length: Option<u64>,
         wanted: Option<Arc<AtomicBool>>,
     ) -> Self {
         Self {
             stream: Some(stream),
+            begun: false,
             unread,
             left: length,
             last: None,
@@ -120,9 +141,13 @@ impl StreamBody {
         if let Some(wanted) = self.wanted.take() {
             wanted.store(true, Ordering::Relaxed);
         }
-        let Some(stream) = &mut self.stream else {
+        let Some(Half { stream, window }) = &mut self.stream else {
             return Poll::Ready(None);
         };
+        if !self.begun {
+            self.begun = true;
+            window.open();
+        }
         while !self.data_over {
             let data = match ready!(stream.poll_data(cx)) {
                 Some(data) => data.map_err(|_| UploadError::Client)?,
@@ -157,8 +182,8 @@ impl StreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let stream = self.stream.as_ref();
-        self.last.is_none() && stream.is_none_or(h2::RecvStream::is_end_stream)
+        let half = self.stream.as_ref();
+        self.last.is_none() && half.is_none_or(|half| half.stream.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

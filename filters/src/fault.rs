@@ -37,6 +37,8 @@ pub enum Fault {
     MoveAfterBytes,
     /// An address of an upstream to which no connection came about keeps its turns.
     UseEjected,
+    /// An address that takes connections and never answers has its turns all the same.
+    UseSilent,
     /// Of a header that comes on several lines only the first is read.
     FirstLineOnly,
     /// The key is made of another path than the one that is forwarded.
@@ -108,6 +110,8 @@ pub enum Fault {
     KeepStalledStream,
     /// Streams of HTTP/2 that wait take the window from those under way.
     OneWindowForAll,
+    /// Streams of HTTP/2 that wait have windows as large as those that are read.
+    WideWindows,
     /// Frames of HTTP/2 that carry nothing are not counted.
     UncountedFrames,
     /// The header blocks of HTTP/2 are not read beside the codec, which repairs some in silence.
@@ -152,6 +156,7 @@ impl Fault {
         (Self::ResendAfterBytes, "resend-after-bytes"),
         (Self::MoveAfterBytes, "move-after-bytes"),
         (Self::UseEjected, "use-ejected"),
+        (Self::UseSilent, "use-silent"),
         (Self::FirstLineOnly, "first-line-only"),
         (Self::KeyOfAnotherPath, "key-of-another-path"),
         (Self::CacheDecides, "cache-decides"),
@@ -187,6 +192,7 @@ impl Fault {
         (Self::LongBodyIsWhole, "long-body-is-whole"),
         (Self::KeepStalledStream, "keep-stalled-stream"),
         (Self::OneWindowForAll, "one-window-for-all"),
+        (Self::WideWindows, "wide-windows"),
         (Self::UncountedFrames, "uncounted-frames"),
         (Self::UnreadBlocks, "unread-blocks"),
         (Self::EndlessTurns, "endless-turns"),

@@ -18,7 +18,7 @@ mod verdicts;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use fencegate_filters::fault::{self, Fault};
@@ -47,6 +47,8 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// A request in flight.
 pub(super) struct Flight {
     upstream: Arc<Upstream>,
+    /// Which of its addresses the request goes to.
+    place: usize,
     /// The longest gap between two reads of the request body.
     body_timeout: Option<Duration>,
     slot: Mutex<Slot>,
@@ -91,9 +93,14 @@ pub(super) enum Headed {
 }
 
 impl Flight {
-    pub(super) fn new(upstream: Arc<Upstream>, body_timeout: Option<Duration>) -> Arc<Self> {
+    pub(super) fn new(
+        upstream: Arc<Upstream>,
+        place: usize,
+        body_timeout: Option<Duration>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             upstream,
+            place,
             body_timeout,
             slot: Mutex::new(Slot::Ready),
             draining: AtomicBool::new(false),
@@ -142,6 +149,21 @@ impl Flight {
     }
 
     pub(super) fn poll_head(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Headed> {
+        let headed = ready!(self.poll_headed(cx));
+        match &headed {
+            Headed::Response(_) => self.upstream.tell(self.place, true),
+            Headed::Failed(refusal) => match refusal.reason {
+                Reason::UpstreamTimeout | Reason::UpstreamFailed => {
+                    self.upstream.tell(self.place, false);
+                }
+                _ => {}
+            },
+            Headed::Unsent(..) => {}
+        }
+        Poll::Ready(headed)
+    }
+
+    fn poll_headed(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Headed> {
         let mut slot = self.lock();
         let Slot::Head(head) = &mut *slot else {
             let refusal = match &mut *slot {

@@ -185,7 +185,7 @@ impl Again {
         request: Request<RequestBody>,
         admission: Option<Admission>,
     ) -> Result<Awaiting, Refusal> {
-        let flight = Flight::new(Arc::clone(&self.upstream), self.body_timeout);
+        let flight = Flight::new(Arc::clone(&self.upstream), conn.place, self.body_timeout);
         let permit: Option<Permit> = match admission {
             Some(admission) => Some(admission.send(&handle(&flight))?),
             None => None,

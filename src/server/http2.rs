@@ -28,15 +28,15 @@ use tower_service::Service;
 use self::pace::Pace;
 use self::stream::Stream;
 use crate::access::{AccessBody, log_flood, log_refused_by_codec};
-use crate::body::ClientBody;
+use crate::body::{ClientBody, Half};
 use crate::gateway::Settings;
 use crate::outbox;
 use crate::stop::{Stop, Stopping};
 use crate::timer::LazyTimer;
-use crate::wire::{ConnState, Expired, FrameIo, Refused, Unserved, Watchdog};
+use crate::wire::{
+    ConnState, Expired, Flood, FrameIo, Refused, STREAM_WINDOW, Unserved, Watchdog, Window, Windows,
+};
 
-/// What a client may send on one stream before any of it has been read.
-const STREAM_WINDOW: u32 = 256 * 1024;
 /// What of a response is kept for one stream behind the socket.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// What DATA frames of few bytes may cost in memory beyond those bytes, as the codec counts it: 256
@@ -71,6 +71,7 @@ pub(super) async fn serve<T, S>(
     S::Future: Send + 'static,
 {
     let unserved = io.unserved();
+    let windows = io.windows();
     let handshake = builder(&settings).handshake(io);
     let longest = settings.timeouts.header.unwrap_or(Duration::MAX);
     let codec = tokio::select! {
@@ -99,6 +100,7 @@ pub(super) async fn serve<T, S>(
         settings,
         state,
         unserved,
+        windows,
         put_off: 0,
         requests: 0,
         busy: false,
@@ -161,6 +163,7 @@ struct Connection<T, S> {
     settings: Arc<Settings>,
     state: Arc<ConnState>,
     unserved: Arc<Unserved>,
+    windows: Arc<Windows>,
     watchdog: Watchdog,
     /// What the codec has of requests beyond it waits there, and so counts among its streams.
     pace: Pace,
@@ -210,7 +213,10 @@ where
             }
             if let Some(flood) = self.state.flooded() {
                 log_flood(flood);
-                self.close(Reason::ENHANCE_YOUR_CALM);
+                self.close(match flood {
+                    Flood::Bodies => Reason::FLOW_CONTROL_ERROR,
+                    Flood::Overhead | Flood::Resets => Reason::ENHANCE_YOUR_CALM,
+                });
                 continue;
             }
             match ready!(self.watchdog.poll_expired(cx, &self.state)) {
@@ -275,6 +281,7 @@ where
         cx: &mut Context<'_>,
     ) {
         self.requests += 1;
+        let window = Window::new(Arc::clone(&self.windows), respond.stream_id().as_u32());
         if respond.poll_reset(cx).is_ready() {
             // Its reset came with it: there was never anybody to serve.
             self.unserved.served(respond.stream_id().as_u32());
@@ -293,6 +300,7 @@ where
         self.unserved.served(respond.stream_id().as_u32());
         self.pace.spend();
         let answers = self.pace.answers();
+        let request = request.map(|body| Half::new(body, window));
         let (request, stream) = Stream::new(request, respond, answers, &self.peer, &self.settings);
         let future = self.service.call(request);
         self.streams.spawn(stream.serve(future));

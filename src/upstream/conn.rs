@@ -32,7 +32,7 @@ pub struct Conn {
     /// The exchange's deadline; its timer is kept from request to request.
     pub timer: LazyTimer,
     /// The number of the address that it leads to.
-    pub(super) place: usize,
+    pub(crate) place: usize,
     /// The worker whose reactor the socket is registered with.
     pub(super) worker: usize,
     /// When it was last given back, and how long it may stay so.

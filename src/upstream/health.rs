@@ -1,8 +1,8 @@
 //! Active health checks: each address of an upstream is asked now and then whether it is well.
 //!
 //! A check is a GET over a connection of its own. Any answer of the 200 or 300 class in time is a
-//! good one. What it says counts at once; until the first one has ended an address is taken for
-//! well.
+//! good one. Three in a row have to fail for an address to be taken for sick, and two to succeed for
+//! well again. Until the first one has ended it is taken for well, and that one counts at once.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;

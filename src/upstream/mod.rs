@@ -117,6 +117,16 @@ struct Place {
     idle: Box<[Mutex<Idle>]>,
 }
 
+impl Place {
+    /// Whether a connection to it may still be used at this time, as far as time tells. A name is
+    /// asked for again after a while, also where its connections are never idle, or always.
+    fn counts(&self, conn: &Conn, now: Instant) -> bool {
+        let since = |begin| now.saturating_duration_since(begin);
+        let named_too_long = self.name.is_some() && since(conn.made) >= NAME_COUNTS;
+        since(conn.idle_since) < conn.idle_limit && !named_too_long
+    }
+}
+
 /// One upstream of the config.
 pub struct Upstream {
     /// Its name in the config.
@@ -228,11 +238,11 @@ impl Upstream {
     /// A kept connection that is ready for a request.
     pub fn kept(&self, turn: &Turn) -> Option<Box<Conn>> {
         let first = turn.order.first().filter(|_| turn.kept)?;
-        let idle = self.places.get(*first)?.idle.get(WORKER.get())?;
+        let place = self.places.get(*first)?;
+        let idle = place.idle.get(WORKER.get())?;
         loop {
             let mut conn = idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-            let idle = clock::now().saturating_duration_since(conn.idle_since);
-            if idle < conn.idle_limit && conn.wake() {
+            if place.counts(&conn, clock::now()) && conn.wake() {
                 return Some(conn);
             }
         }
@@ -353,13 +363,11 @@ impl Upstream {
         if conn.worker != worker || conn.is_closed() {
             return;
         }
-        // A name is asked for again in time, also where its connections are never idle.
-        if place.name.is_some() && clock::now().saturating_duration_since(conn.made) >= NAME_COUNTS
-        {
+        conn.idle_since = clock::now();
+        if !place.counts(&conn, conn.idle_since) {
             return;
         }
         conn.rest();
-        conn.idle_since = clock::now();
         let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < self.idle_per_worker {
             idle.push(conn);
@@ -376,11 +384,37 @@ impl Upstream {
             let expired: Idle = {
                 let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
                 idle.extract_if(.., |conn| {
-                    conn.idle_since.elapsed() >= conn.idle_limit || conn.has_ended()
+                    !place.counts(conn, Instant::now()) || conn.has_ended()
                 })
                 .collect()
             };
             drop(expired);
+        }
+    }
+
+    /// An address has answered a request, or has not although it had it whole or broke it off. Cuts,
+    /// and what the client failed to send, tell nothing of it.
+    pub fn tell(&self, place: usize, answered: bool) {
+        if !self.has_several() {
+            return;
+        }
+        let Some(address) = self.places.get(place).map(|place| &place.url) else {
+            return;
+        };
+        if answered {
+            if self.rotation().answered(place) {
+                tracing::info!(upstream = %self.name, %address, "the address answers again");
+            }
+            return;
+        }
+        let ejected = self.rotation().unanswered(place, Instant::now());
+        if let Some(time) = ejected {
+            tracing::warn!(
+                upstream = %self.name,
+                %address,
+                left_alone_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+                "an address answers no requests: it is left alone for a while"
+            );
         }
     }
 
@@ -425,3 +459,6 @@ impl std::fmt::Debug for Upstream {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! Which of an upstream's addresses a request goes to.
 //!
 //! They have their turns one after the other. An address to which no connection came about is
-//! ejected: it is left alone for a while, which doubles each time, and then one request tries it. One
-//! whose last health check failed is left alone until a check succeeds. Where all are left alone, the
+//! ejected: it is left alone for a while, which doubles each time, and then one request tries it. So is
+//! one that takes connections and answers none of a few requests in a row, where there is another to
+//! go to. One whose health checks fail is left alone until they succeed. Where all are left alone, the
 //! one that comes free first is tried, so that there is always one.
 //!
 //! It has no clock of its own and does no I/O.
@@ -19,6 +20,13 @@ const FIRST_EJECTION: Duration = Duration::from_secs(1);
 /// The longest that it is left alone.
 const LONGEST_EJECTION: Duration = Duration::from_secs(30);
 
+/// How many requests in a row an address may leave without an answer: one may be slow by itself.
+const MOST_UNANSWERED: u32 = 3;
+
+/// How many health checks in a row must fail, or succeed, to change what is thought of an address.
+const FALL: u32 = 3;
+const RISE: u32 = 2;
+
 /// The most addresses that are tried for one request.
 const MOST_TRIES: usize = 3;
 
@@ -33,16 +41,22 @@ pub(super) struct Rotation {
 /// What is known of one address.
 #[derive(Debug)]
 struct Standing {
-    /// What the last health check said.
+    /// What health checks say.
     healthy: bool,
-    /// Failed connects in a row.
+    /// How many of them in a row have said otherwise; `None`: there was none yet.
+    doubts: Option<u32>,
+    /// Ejections in a row.
     failures: u32,
+    /// Requests in a row that it did not answer.
+    unanswered: u32,
     ejection: Option<Ejection>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Ejection {
     until: Instant,
+    /// It takes connections and does not answer: only an answer shows that it is well again.
+    silent: bool,
     /// A request tries it, and the others leave it alone until that is known, or for as long again.
     on_trial: bool,
 }
@@ -75,6 +89,18 @@ impl Standing {
         let ejection = self.ejection();
         self.healthy && ejection.is_none_or(|ejection| ejection.until <= now)
     }
+
+    /// For how long that is.
+    fn eject(&mut self, now: Instant, silent: bool) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let time = ejection_of(self.failures);
+        self.ejection = Some(Ejection {
+            until: now + time,
+            silent,
+            on_trial: false,
+        });
+        time
+    }
 }
 
 impl Rotation {
@@ -84,7 +110,9 @@ impl Rotation {
             addresses: (0..addresses)
                 .map(|_| Standing {
                     healthy: true,
+                    doubts: None,
                     failures: 0,
+                    unanswered: 0,
                     ejection: None,
                 })
                 .collect(),
@@ -114,20 +142,59 @@ impl Rotation {
         {
             kept = standing.ejection().is_none();
             if let Some(ejection) = &mut standing.ejection {
-                ejection.until = now + ejection_of(standing.failures);
+                // Whether it answers may take long to be known, and everybody who tries waits as long.
+                ejection.until = now
+                    + match ejection.silent {
+                        true => LONGEST_EJECTION,
+                        false => ejection_of(standing.failures),
+                    };
                 ejection.on_trial = true;
             }
         }
         Turn { order, kept }
     }
 
-    /// A connection to an address came about. Whether it had been ejected.
+    /// A connection to an address came about. Whether it had been ejected for want of one.
     pub(super) fn succeeded(&mut self, number: usize) -> bool {
         let Some(standing) = self.addresses.get_mut(number) else {
             return false;
         };
+        if standing.ejection.is_some_and(|ejection| ejection.silent) {
+            return false;
+        }
         standing.failures = 0;
         standing.ejection.take().is_some()
+    }
+
+    /// An address has answered a request. Whether it had been ejected since it did not.
+    pub(super) fn answered(&mut self, number: usize) -> bool {
+        let Some(standing) = self.addresses.get_mut(number) else {
+            return false;
+        };
+        standing.unanswered = 0;
+        if !standing.ejection.is_some_and(|ejection| ejection.silent) {
+            return false;
+        }
+        standing.failures = 0;
+        standing.ejection = None;
+        true
+    }
+
+    /// An address had a request and did not answer it. How long it is left alone from now on, where
+    /// that was not known yet.
+    pub(super) fn unanswered(&mut self, number: usize, now: Instant) -> Option<Duration> {
+        let mut others = self.addresses.iter().enumerate();
+        let another = others.any(|(other, standing)| other != number && standing.is_free(now));
+        let standing = self.addresses.get_mut(number)?;
+        standing.unanswered = standing.unanswered.saturating_add(1);
+        let enough = match standing.ejection {
+            Some(ejection) => ejection.on_trial && ejection.silent,
+            None => standing.unanswered >= MOST_UNANSWERED && another,
+        };
+        if !enough || fault::planted(Fault::UseSilent) {
+            return None;
+        }
+        Some(standing.eject(now, true))
     }
 
     /// No connection to an address came about. How long it is left alone from now on, where that was
@@ -138,25 +205,31 @@ impl Rotation {
         if standing.ejection.is_some_and(known) {
             return None;
         }
-        standing.failures = standing.failures.saturating_add(1);
-        let time = ejection_of(standing.failures);
-        standing.ejection = Some(Ejection {
-            until: now + time,
-            on_trial: false,
-        });
-        Some(time)
+        Some(standing.eject(now, false))
     }
 
-    /// A health check ended. Whether it says something new.
+    /// A health check ended. Whether something new is thought of the address: the first check counts
+    /// at once, and later ones where several in a row say the same.
     pub(super) fn checked(&mut self, number: usize, healthy: bool) -> bool {
         let Some(standing) = self.addresses.get_mut(number) else {
             return false;
         };
-        if healthy {
+        if healthy && !standing.ejection.is_some_and(|ejection| ejection.silent) {
             standing.failures = 0;
             standing.ejection = None;
         }
-        std::mem::replace(&mut standing.healthy, healthy) != healthy
+        let doubts = standing.doubts.replace(0);
+        if standing.healthy == healthy {
+            return false;
+        }
+        let needed = if healthy { RISE } else { FALL };
+        let enough = doubts.is_none_or(|doubts| doubts + 1 >= needed);
+        if enough {
+            standing.healthy = healthy;
+        } else {
+            standing.doubts = doubts.map(|doubts| doubts + 1);
+        }
+        enough
     }
 
     /// Whether all is well with an address, as far as is known.
@@ -290,14 +363,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unhealthy_address_is_left_alone_until_a_check_succeeds() {
+    fn an_unhealthy_address_is_left_alone_until_checks_succeed() {
         let start = Instant::now();
         let mut rotation = Rotation::new(2);
-        assert!(rotation.checked(0, false));
+        assert!(rotation.checked(0, false), "nothing else is known");
         assert!(!rotation.checked(0, false));
         let later = start + 10 * LONGEST_EJECTION;
         assert_eq!(firsts(&mut rotation, later, 3), [1, 1, 1]);
         rotation.succeeded(0);
+        assert_eq!(firsts(&mut rotation, later, 2), [1, 1]);
+        assert!(!rotation.checked(0, true));
         assert_eq!(firsts(&mut rotation, later, 2), [1, 1]);
         assert!(rotation.checked(0, true));
         assert_eq!(firsts(&mut rotation, later, 2), [0, 1]);
@@ -309,6 +384,73 @@ mod tests {
             [0, 1],
             "a check is a trial"
         );
+    }
+
+    #[test]
+    fn one_lost_check_tells_nothing_and_several_in_a_row_do() {
+        let now = Instant::now();
+        let mut rotation = Rotation::new(2);
+        assert!(!rotation.checked(0, true));
+        for _ in 0..5 {
+            assert!(!rotation.checked(0, false));
+            assert!(!rotation.checked(0, false));
+            assert!(!rotation.checked(0, true), "they are not in a row");
+        }
+        assert_eq!(firsts(&mut rotation, now, 2), [0, 1]);
+        assert!(!rotation.checked(0, false));
+        assert!(!rotation.checked(0, false));
+        assert!(rotation.checked(0, false));
+        assert_eq!(firsts(&mut rotation, now, 2), [1, 1]);
+        assert!(!rotation.checked(0, true));
+        assert!(!rotation.checked(0, false));
+        assert!(!rotation.checked(0, true));
+        assert!(rotation.checked(0, true));
+    }
+
+    #[test]
+    fn an_address_that_answers_nothing_is_ejected_until_it_answers() {
+        let now = Instant::now();
+        let mut rotation = Rotation::new(2);
+        for _ in 0..5 {
+            assert_eq!(rotation.unanswered(0, now), None);
+            assert_eq!(rotation.unanswered(0, now), None);
+            assert!(!rotation.answered(0), "they are not in a row");
+        }
+        assert_eq!(rotation.unanswered(0, now), None);
+        assert_eq!(rotation.unanswered(0, now), None);
+        assert_eq!(rotation.unanswered(0, now), Some(SECOND));
+        assert_eq!(rotation.unanswered(0, now), None, "it is known");
+        assert_eq!(firsts(&mut rotation, now, 3), [1, 1, 1]);
+        assert!(!rotation.is_well(0));
+        // One request tries it. That it is connected to tells nothing, nor does a check.
+        let later = now + SECOND;
+        assert_eq!(firsts(&mut rotation, later, 2), [0, 1]);
+        assert!(!rotation.succeeded(0));
+        rotation.checked(0, true);
+        assert_eq!(firsts(&mut rotation, later + 2 * SECOND, 2), [1, 1]);
+        let later = later + 2 * SECOND;
+        assert_eq!(rotation.unanswered(0, later), Some(2 * SECOND));
+        let later = later + 2 * SECOND;
+        assert_eq!(firsts(&mut rotation, later, 2), [0, 1]);
+        assert!(rotation.answered(0));
+        assert!(rotation.is_well(0));
+        assert_eq!(firsts(&mut rotation, later, 2), [0, 1]);
+    }
+
+    #[test]
+    fn the_last_address_is_not_ejected_for_its_silence() {
+        let now = Instant::now();
+        let mut rotation = Rotation::new(2);
+        rotation.failed(1, now);
+        for _ in 0..2 * MOST_UNANSWERED {
+            assert_eq!(rotation.unanswered(0, now), None);
+        }
+        let turn = rotation.turn(now);
+        assert_eq!((turn.order[0], turn.kept), (0, true));
+        // It is, once there is another.
+        rotation.succeeded(1);
+        assert_eq!(rotation.unanswered(0, now), Some(SECOND));
+        assert_eq!(rotation.unanswered(1, now), None);
     }
 
     #[test]

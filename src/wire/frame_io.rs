@@ -22,8 +22,9 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::blocks::Blocks;
 use super::frames::Scan;
 use super::linger::Farewell;
-use super::meter::{Meter, PREFACE, TurnLeft};
+use super::meter::{Flood, Meter, PREFACE, TurnLeft};
 use super::unserved::{Unserved, Verdicts};
+use super::windows::{Greeting, Windows};
 use super::{ConnState, LingerLimits};
 use crate::outbox;
 
@@ -45,6 +46,13 @@ pub struct FrameIo<S> {
     written: Scan,
     verdicts: Verdicts,
     unserved: Arc<Unserved>,
+    /// What the client sends, past the preface.
+    heads: Scan,
+    preface: usize,
+    windows: Arc<Windows>,
+    greeting: Greeting,
+    /// What goes to the client before anything else of the codec's.
+    ahead: Vec<u8>,
     /// The driver's turn, and what of it is left.
     turn: u32,
     left: TurnLeft,
@@ -69,6 +77,11 @@ impl<S> FrameIo<S> {
             written: Scan::new(),
             verdicts: Verdicts::new(),
             unserved: Arc::default(),
+            heads: Scan::new(),
+            preface: PREFACE.len(),
+            windows: Windows::new(streams),
+            greeting: Greeting::default(),
+            ahead: Vec::new(),
             turn: state.turn(),
             left: TurnLeft::WHOLE,
             unfinished: None,
@@ -83,6 +96,11 @@ impl<S> FrameIo<S> {
     #[must_use]
     pub fn unserved(&self) -> Arc<Unserved> {
         Arc::clone(&self.unserved)
+    }
+
+    /// The windows of its streams.
+    pub(crate) fn windows(&self) -> Arc<Windows> {
+        Arc::clone(&self.windows)
     }
 
     /// Counts what has come, and says how much of it is to be handed on now. A flood is told to the
@@ -100,6 +118,11 @@ impl<S> FrameIo<S> {
                 return None;
             }
         };
+        let handed_on = bytes.get(..taken).unwrap_or_default();
+        if let Err(flood) = self.count_bodies(handed_on) {
+            self.state.flood(flood);
+            return None;
+        }
         let unfinished = self.meter.unfinished();
         if unfinished != self.unfinished {
             self.unfinished = unfinished;
@@ -109,6 +132,19 @@ impl<S> FrameIo<S> {
             }
         }
         Some(taken)
+    }
+
+    fn count_bodies(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+        let skipped = self.preface.min(bytes.len());
+        self.preface -= skipped;
+        let mut rest = bytes.get(skipped..).unwrap_or_default();
+        while let Some((head, after)) = self.heads.next(rest) {
+            if let Some(head) = head {
+                self.windows.read(head)?;
+            }
+            rest = after;
+        }
+        Ok(())
     }
 
     /// Hands on what was judged, as far as there is room.
@@ -143,6 +179,7 @@ impl<S> FrameIo<S> {
             match head {
                 Some(head) => {
                     self.meter.written(head);
+                    self.windows.written(head);
                     self.verdicts.head(head, &self.unserved);
                 }
                 None => {
@@ -160,6 +197,34 @@ impl<S> FrameIo<S> {
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.state.write_blocked(),
         }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> FrameIo<S> {
+    /// Takes what of the codec's first frame there is: it is written in another form.
+    fn greet(&mut self, written: &[u8]) -> Option<usize> {
+        let taken = self.greeting.take(written, &mut self.ahead);
+        if taken == 0 {
+            return None;
+        }
+        self.look_at(written.get(..taken).unwrap_or_default());
+        Some(taken)
+    }
+
+    /// Writes what goes before anything else of the codec's. That is between two of its frames.
+    fn write_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.written.is_between() {
+            self.windows.tell(&mut self.ahead, cx.waker());
+        }
+        while !self.ahead.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &self.ahead);
+            self.note_write(&written);
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => drop(self.ahead.drain(..count)),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -229,6 +294,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameIo<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.write_ahead(cx))?;
+        if let Some(count) = this.greet(buf) {
+            return Poll::Ready(Ok(count));
+        }
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.note_write(&written);
         if let Poll::Ready(Ok(count)) = &written {
@@ -243,6 +312,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameIo<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.write_ahead(cx))?;
+        if let Some(count) = bufs.iter().find_map(|buf| this.greet(buf)) {
+            return Poll::Ready(Ok(count));
+        }
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.note_write(&written);
         if let Poll::Ready(Ok(count)) = &written {
@@ -262,6 +335,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameIo<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.write_ahead(cx))?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         if flushed.is_pending() {
             this.state.write_blocked();

@@ -40,6 +40,8 @@ pub enum Flood {
     Overhead,
     /// Requests that are cancelled as soon as they are made.
     Resets,
+    /// More of bodies than there is room for.
+    Bodies,
 }
 
 impl Flood {
@@ -49,6 +51,7 @@ impl Flood {
         match self {
             Self::Overhead => "frames that carry nothing",
             Self::Resets => "requests that are cancelled",
+            Self::Bodies => "bodies beyond their windows",
         }
     }
 }

@@ -26,6 +26,7 @@ mod state;
 mod unserved;
 mod violation;
 mod watchdog;
+mod windows;
 
 pub(crate) use blocks::CUT_TARGET;
 pub use client_io::{ClientIo, Refuse};
@@ -39,3 +40,4 @@ pub use state::{ConnState, Phase, Serving, ServingBody};
 pub use unserved::{Refused, Unserved};
 pub use violation::Violation;
 pub use watchdog::{ConnTimeouts, Ended, Expired, Watchdog};
+pub(crate) use windows::{STREAM_WINDOW, Window, Windows};

@@ -205,7 +205,8 @@ impl ConnState {
         match self.flood.load(Ordering::Relaxed) {
             0 => None,
             1 => Some(Flood::Overhead),
-            _ => Some(Flood::Resets),
+            2 => Some(Flood::Resets),
+            _ => Some(Flood::Bodies),
         }
     }
 
@@ -213,6 +214,7 @@ impl ConnState {
         let number = match flood {
             Flood::Overhead => 1,
             Flood::Resets => 2,
+            Flood::Bodies => 3,
         };
         self.flood.store(number, Ordering::Relaxed);
     }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Config, Connection, Door, Exchange, Gate, Gateway, Recorder, Request, Signal, Storm,
-    eventually, weather,
+    Broken, Config, Connection, Door, Exchange, Gate, Gateway, Next, Recorder, Request, Signal,
+    Storm, eventually, weather,
 };
 use serde_json::json;
 
@@ -253,6 +253,79 @@ fn one_fence_stands_before_all_addresses() {
     recorder.history().assert_ordered();
 }
 
+/// Has one of two addresses take every request and answer none of them, by `script`, until it is
+/// well.
+fn assert_silent_is_left_alone(status: u16, script: fn(&mut Exchange<'_>) -> Result<Next, Broken>) {
+    let (first, second) = (Recorder::start(), Recorder::start());
+    first.otherwise(script);
+    let config = config(&[first.url(), second.url()])
+        .upstream("timeout", "300ms")
+        .settle("100ms");
+    let gateway = Gateway::start(config);
+    let read = || Request::get("/objects/42").send(gateway.http).status;
+    let mut statuses: Vec<u16> = (0..6).map(|_| read()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 200, status, status, status]);
+    gateway.says("answers no requests");
+    assert!(!healthy(&gateway, &first.url()) && healthy(&gateway, &second.url()));
+    let begin = Instant::now();
+    let failed = (0..30).filter(|_| read() != 200).count();
+    // One request tries it after a second, and after two more.
+    let most = 1 + usize::try_from(begin.elapsed().as_secs()).unwrap();
+    assert!(failed <= most, "{failed} requests went to it");
+
+    first.otherwise(|exchange| {
+        exchange.read_body()?;
+        exchange.respond(200, "ok")
+    });
+    eventually("the address is tried again", || {
+        read();
+        healthy(&gateway, &first.url()).then_some(())
+    });
+    gateway.says("answers again");
+    let before = first.count();
+    assert_eq!([read(), read()], [200, 200]);
+    assert_eq!(first.count(), before + 1, "they take turns again");
+}
+
+#[test]
+fn an_address_that_takes_connections_and_never_answers_is_left_alone() {
+    assert_silent_is_left_alone(504, |exchange| exchange.never());
+}
+
+#[test]
+fn an_address_that_breaks_off_every_request_is_left_alone() {
+    assert_silent_is_left_alone(502, |exchange| {
+        exchange.read_body()?;
+        Ok(Next::Close)
+    });
+}
+
+/// What the gateway cuts, or a client does not send, is not the address's failure.
+#[test]
+fn an_address_is_not_left_alone_for_what_others_do() {
+    let (first, second) = (Recorder::start(), Recorder::start());
+    let gateway = Gateway::start(config(&[first.url(), second.url()]));
+    for token in 1..=10 {
+        let mut client = Connection::open(gateway.http);
+        let tag = format!("upload-{token}");
+        client.send(write(token).tag(&tag).head(100));
+        client.send("begins");
+        eventually("it is on its way", || {
+            let has = |recorder: &Recorder| {
+                let history = recorder.history();
+                history.0.iter().any(|write| write.tag == tag)
+            };
+            (has(&first) || has(&second)).then_some(())
+        });
+        // The next one cuts it, or it breaks off before.
+        if token % 2 == 0 {
+            client.abort();
+        }
+    }
+    assert!(healthy(&gateway, &first.url()) && healthy(&gateway, &second.url()));
+}
+
 /// Has a resource answer health checks by `well`, and everything else with 200.
 fn checked(recorder: &Recorder, well: &Arc<AtomicBool>) {
     let well = Arc::clone(well);
@@ -278,7 +351,7 @@ fn an_address_whose_checks_fail_is_left_alone_until_one_succeeds() {
     let well = Arc::new(AtomicBool::new(false));
     checked(&first, &well);
     checked(&second, &Arc::new(AtomicBool::new(true)));
-    let health = json!({ "path": "/healthz?full", "interval": "100ms" });
+    let health = json!({ "path": "/healthz?full", "interval": "500ms" });
     let config = config(&[first.url(), second.url()]).upstream("health", health);
     let gateway = Gateway::start(config);
     gateway.says("not healthy");
@@ -296,6 +369,7 @@ fn an_address_whose_checks_fail_is_left_alone_until_one_succeeds() {
 
     well.store(true, Ordering::SeqCst);
     gateway.says("healthy again");
+    wait_healthy(&gateway, &first.url(), true);
     for token in 5..=8 {
         write(token).send(gateway.http).assert_ok("a write");
     }

@@ -46,6 +46,7 @@ mod http2_conformance;
 mod http2_floods;
 mod http2_hostile;
 mod http2_upstream;
+mod http2_windows;
 mod key;
 mod keys_command;
 mod listeners;

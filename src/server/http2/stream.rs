@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::pace::Answers;
 use crate::access::AccessBody;
-use crate::body::{ClientBody, StreamBody, Unread};
+use crate::body::{ClientBody, Half, StreamBody, Unread};
 use crate::gateway::Settings;
 use crate::timer::LazyTimer;
 
@@ -47,7 +47,7 @@ const LINGER_SILENCE: Duration = Duration::from_secs(1);
 impl Stream {
     /// The request as the gateway's service takes it, and what its response goes to.
     pub(super) fn new(
-        request: Request<h2::RecvStream>,
+        request: Request<Half>,
         respond: SendResponse<Bytes>,
         answers: Answers,
         peer: &Peer,
@@ -149,10 +149,10 @@ impl Stream {
 
 /// Drops what still comes of a body: no more than the client's window has room for, since none is
 /// given back. Then the stream is reset, where its end has not come.
-async fn linger(mut body: h2::RecvStream) {
+async fn linger(mut body: Half) {
     let all = async {
         loop {
-            let data = std::future::poll_fn(|cx| body.poll_data(cx));
+            let data = std::future::poll_fn(|cx| body.stream.poll_data(cx));
             match tokio::time::timeout(LINGER_SILENCE, data).await {
                 Ok(Some(Ok(_))) => {}
                 _ => return,
