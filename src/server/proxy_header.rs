@@ -20,7 +20,8 @@ const MOST: usize = 4096;
 pub(super) enum Origin {
     /// The proxy's own, as when it asks whether it is answered here.
     Proxy,
-    /// Those of a client at this address; `None`: at none, as on a unix socket.
+    /// Those of a client at this address; `None`: at none, as on a unix socket, or at one that
+    /// the proxy does not know.
     Client(Option<IpAddr>),
 }
 
@@ -59,8 +60,8 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Or
     Ok(match header.addresses {
         Addresses::IPv4(of) => Origin::Client(Some(of.source_address.into())),
         Addresses::IPv6(of) => Origin::Client(Some(of.source_address.into())),
-        Addresses::Unix(_) => Origin::Client(None),
-        Addresses::Unspecified => Origin::Proxy,
+        // A client that the proxy can't name is still not the proxy, which is believed what it says.
+        Addresses::Unix(_) | Addresses::Unspecified => Origin::Client(None),
     })
 }
 
@@ -99,7 +100,7 @@ mod tests {
             (header(0x21, 0x11, &with_more), client("192.0.2.7")),
             (header(0x21, 0x21, &v6), client("::9")),
             (header(0x21, 0x31, &[0; 216]), Origin::Client(None)),
-            (header(0x21, 0x00, &[]), Origin::Proxy),
+            (header(0x21, 0x00, &[]), Origin::Client(None)),
             (header(0x20, 0x00, &[]), Origin::Proxy),
             (header(0x20, 0x11, &v4), Origin::Proxy),
         ] {

@@ -134,7 +134,6 @@ fn a_proxy_says_whose_bytes_it_passes_on() {
             "192.0.2.7",
         ),
         (header(0x20, 0, &[]), "127.0.0.1"),
-        (header(0x21, 0, &[]), "127.0.0.1"),
     ] {
         let mut client = Connection::open(proxied(&stage));
         // In pieces, and with the request right behind it.
@@ -158,6 +157,28 @@ fn what_a_client_says_behind_a_proxy_is_not_believed() {
     client.response().assert_ok("a write");
     let seen = stage.recorder.last();
     assert_eq!(seen.header("x-forwarded-for"), Some("192.0.2.7"));
+}
+
+/// It is not the proxy, which is believed.
+#[test]
+fn a_client_that_the_proxy_does_not_know_is_not_believed() {
+    let stage = behind_proxy("127.0.0.1", json!(null));
+    let told = write(34)
+        .header("X-Forwarded-For", "1.1.1.1")
+        .header("X-Forwarded-Proto", "https");
+    for (header, from) in [
+        (header(0x21, 0, &[]), None),
+        (header(0x21, 0x31, &[0; 216]), None),
+        (header(0x20, 0, &[]), Some("1.1.1.1, 127.0.0.1")),
+    ] {
+        let mut client = Connection::open(proxied(&stage));
+        client.send(header).send(told.whole());
+        client.response().assert_ok("a write");
+        let seen = stage.recorder.last();
+        assert_eq!(seen.header("x-forwarded-for"), from);
+        let proto = if from.is_some() { "https" } else { "http" };
+        assert_eq!(seen.header("x-forwarded-proto"), Some(proto));
+    }
 }
 
 #[test]
