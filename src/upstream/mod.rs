@@ -439,11 +439,13 @@ async fn connect_tcp(
     let Some(name) = name else {
         return TcpStream::connect((host, port)).await;
     };
-    let found = name.addresses(share(end, 2)).await?;
+    let found = name.in_turn(name.addresses(share(end, 2)).await?);
     let mut last = std_io::ErrorKind::NotFound.into();
     for (done, address) in found.iter().enumerate() {
         let share = share(end, found.len() - done);
-        match tokio::time::timeout(share, TcpStream::connect((*address, port))).await {
+        let tried = tokio::time::timeout(share, TcpStream::connect((*address, port))).await;
+        name.tried(*address, matches!(tried, Ok(Ok(_))));
+        match tried {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
             Err(_) => last = std_io::ErrorKind::TimedOut.into(),

@@ -3,7 +3,7 @@
 //!
 //! The system's own resolver knows `/etc/hosts`, the search list, and whatever else the machine is set
 //! up with; it blocks, so it is asked in a thread of its own, by one at a time for each name, and
-//! nobody waits for it longer than for a connection.
+//! nobody waits for it longer than for a connection, or than a moment where it has answered before.
 
 use std::future::Future;
 use std::io;
@@ -15,8 +15,14 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-/// The most addresses of one name that are tried.
-const MOST: usize = 4;
+/// The most addresses of one name that are known, as many as an upstream may have by its config.
+const MOST: usize = 64;
+/// The most that are tried for one connection.
+const TRIES: usize = 4;
+/// For how long an address that could not be connected to is tried after the others.
+const SHUNNED: Duration = Duration::from_secs(10);
+/// How long an answer is waited for where there is one of before.
+const SOON: Duration = Duration::from_millis(250);
 /// For how long an answer serves those that come after: connections come in bursts.
 const FRESH: Duration = Duration::from_secs(1);
 /// For how long the last answer serves where there is no new one. A name server that is away for a
@@ -24,7 +30,7 @@ const FRESH: Duration = Duration::from_secs(1);
 const LASTS: Duration = Duration::from_secs(300);
 
 /// Addresses of a name, in the order in which they are to be tried.
-pub(super) type Addresses = SmallVec<[IpAddr; MOST]>;
+pub(super) type Addresses = SmallVec<[IpAddr; TRIES]>;
 
 /// A name, and what is known of it.
 #[derive(Debug)]
@@ -38,6 +44,10 @@ struct State {
     known: Option<Known>,
     /// Where somebody asks: what comes of it.
     asking: Option<watch::Receiver<Option<Answer>>>,
+    /// How many connections have been begun.
+    turn: usize,
+    /// Addresses that could not be connected to, and when.
+    failed: Vec<(IpAddr, Instant)>,
 }
 
 #[derive(Debug)]
@@ -80,12 +90,16 @@ impl Name {
     where
         F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
     {
-        let mut asking = {
+        let (mut asking, patience) = {
             let mut state = self.state();
+            let patience = match state.known(LASTS) {
+                Some(_) => patience.min(SOON),
+                None => patience,
+            };
             if let Some(known) = state.known(FRESH) {
                 return Ok(known.clone());
             }
-            match &state.asking {
+            let asking = match &state.asking {
                 // Where the sender is gone, whoever asked has ended without an answer.
                 Some(asking) if asking.has_changed().is_ok() => asking.clone(),
                 _ => {
@@ -101,7 +115,8 @@ impl Name {
                     });
                     asking
                 }
-            }
+            };
+            (asking, patience)
         };
         let answer = match timeout(patience, asking.wait_for(Option::is_some)).await {
             Ok(Ok(answer)) => answer.clone().unwrap_or_else(|| Ok(Addresses::new())),
@@ -117,6 +132,37 @@ impl Name {
             return Ok(known.clone());
         }
         Err(io::Error::new(error.kind(), error))
+    }
+
+    /// Which of these to try for the next connection, one after the other. Connections take turns, in
+    /// front with the family of addresses that the system puts first (RFC 6724), and come to one that failed a
+    /// moment ago last.
+    pub(super) fn in_turn(&self, mut found: Addresses) -> Addresses {
+        let mut state = self.state();
+        let now = Instant::now();
+        state.failed.retain(|(_, at)| *at + SHUNNED > now);
+        let first = found.first().map(IpAddr::is_ipv4);
+        found.sort_by_key(|address| Some(address.is_ipv4()) != first);
+        let family = found.partition_point(|address| Some(address.is_ipv4()) == first);
+        if let Some(family) = found.get_mut(..family)
+            && !family.is_empty()
+        {
+            let count = family.len();
+            family.rotate_left(state.turn % count);
+        }
+        state.turn = state.turn.wrapping_add(1);
+        found.sort_by_key(|address| state.failed.iter().any(|(failed, _)| failed == address));
+        found.truncate(TRIES);
+        found
+    }
+
+    /// An address has been connected to, or could not be.
+    pub(super) fn tried(&self, address: IpAddr, connected: bool) {
+        let mut state = self.state();
+        state.failed.retain(|(failed, _)| *failed != address);
+        if !connected {
+            state.failed.push((address, Instant::now()));
+        }
     }
 
     fn learn(&self, answer: io::Result<Vec<IpAddr>>) -> Answer {
@@ -201,11 +247,33 @@ mod tests {
         let found = name.addresses_by(PATIENCE, pending).await.unwrap();
         assert_eq!(
             (found.as_slice(), start.elapsed()),
-            (&[address(1)][..], PATIENCE)
+            (&[address(1)][..], SOON)
         );
         advance(LASTS).await;
         let error = asked(&name, away()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "still asked for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_take_turns_and_leave_what_failed_for_last() {
+        let name = Name::new("storage");
+        let six = IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]);
+        let found: Addresses = [address(1), six, address(2), address(3)]
+            .into_iter()
+            .collect();
+        let turn = || name.in_turn(found.clone()).to_vec();
+        assert_eq!(turn(), [address(1), address(2), address(3), six]);
+        assert_eq!(turn(), [address(2), address(3), address(1), six]);
+        name.tried(address(3), false);
+        assert_eq!(turn(), [address(1), address(2), six, address(3)]);
+        advance(SHUNNED).await;
+        assert_eq!(turn(), [address(1), address(2), address(3), six]);
+        name.tried(address(2), false);
+        name.tried(address(2), true);
+        assert_eq!(turn(), [address(2), address(3), address(1), six]);
+        assert!(name.in_turn(Addresses::new()).is_empty());
+        let many: Addresses = (0..9).map(address).collect();
+        assert_eq!(name.in_turn(many).len(), TRIES);
     }
 
     #[tokio::test(start_paused = true)]
