@@ -3,6 +3,8 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -355,6 +357,17 @@ pub fn log_flood(flood: Flood) {
             flood = flood.as_str(),
             "an HTTP/2 connection is closed"
         );
+    }
+}
+
+/// Logs a connection on which it never came to a request: a handshake that failed, or a PROXY header
+/// that is none. Whoever closes before saying anything, as some checks of health do, is no news.
+pub fn log_not_opened(peer: Option<IpAddr>, error: &io::Error) {
+    let peer = peer.map(tracing::field::display);
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        tracing::debug!(peer, %error, "a connection was closed before it was opened");
+    } else if SAMPLER.takes() {
+        tracing::info!(target: "fencegate::access", peer, %error, "a connection could not be opened");
     }
 }
 

@@ -103,7 +103,10 @@ impl Admin {
             let admin = Arc::clone(&self);
             tokio::spawn(async move {
                 let door = &admin.gateway.admin_door;
-                let Some(stream) = door.enter(Stream::Tcp(stream), HEADER_TIMEOUT).await else {
+                let stream = door
+                    .enter(Stream::Tcp(stream), Some(peer.ip()), HEADER_TIMEOUT)
+                    .await;
+                let Some(stream) = stream else {
                     return drop(place);
                 };
                 if let Some(mut io) = serve(stream, |call| admin.answer(call, peer)).await {

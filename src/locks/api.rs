@@ -216,8 +216,8 @@ impl Api {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return Ok(());
             };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection to the locks could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -227,7 +227,10 @@ impl Api {
             let api = Arc::clone(&self);
             tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
-                let stream = api.door.enter(Stream::Tcp(stream), HEADER_TIMEOUT).await;
+                let door = &api.door;
+                let stream = door
+                    .enter(Stream::Tcp(stream), Some(peer.ip()), HEADER_TIMEOUT)
+                    .await;
                 if let Some(stream) = stream {
                     api.connection(stream).await;
                 }

@@ -14,6 +14,7 @@ use fencegate_filters::{Peer, Reason};
 
 use super::answer_broken_head;
 use super::proxy_header::{self, Origin};
+use crate::access::log_not_opened;
 use crate::gateway::Settings;
 use crate::net::Stream;
 use crate::stop::{Stop, Stopping};
@@ -56,7 +57,12 @@ impl Door {
 
     /// Opens a connection of which nothing has to be known but that it may be used; `None` where
     /// nothing comes of it.
-    pub async fn enter(&self, stream: Stream, limit: Duration) -> Option<Stream> {
+    pub async fn enter(
+        &self,
+        stream: Stream,
+        peer: Option<IpAddr>,
+        limit: Duration,
+    ) -> Option<Stream> {
         let way = self.0.load_full();
         let Some(tls) = &way.tls else {
             return Some(stream);
@@ -64,7 +70,7 @@ impl Door {
         match tokio::time::timeout(limit, shake_hands(tls, stream)).await {
             Ok(Ok((stream, _))) => Some(stream),
             Ok(Err(error)) => {
-                tracing::debug!(%error, "a TLS handshake failed");
+                log_not_opened(peer, &error);
                 None
             }
             Err(_) => None,
@@ -163,7 +169,7 @@ impl Way {
             opened = in_time => match opened {
                 Ok(opened) => Some(opened),
                 Err(error) => {
-                    tracing::debug!(peer = ?proxy, %error, "a connection could not be opened");
+                    log_not_opened(proxy, &error);
                     None
                 }
             },

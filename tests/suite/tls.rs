@@ -303,6 +303,11 @@ fn certificates_of_clients_are_required_or_not() {
             let known = come(Some(&own)).expect("a certificate of the authority's");
             known.assert_ok("a certificate of the authority's");
             assert!(come(Some(&foreign)).is_none(), "one of another authority's");
+            let said = stage.gateway.says("a connection could not be opened");
+            assert!(
+                said.contains("127.0.0.1") && said.contains("invalid peer certificate"),
+                "{said}"
+            );
             let nothing = come(None);
             match client_auth {
                 "required" => assert!(nothing.is_none(), "none at all"),
@@ -375,6 +380,12 @@ fn certificates_are_read_again_when_they_change() {
     old.send(request.whole()).response().assert_ok("the first");
     let before = before.certificate;
 
+    let gate = stage.recorder.hold("under-way");
+    let (mut busy, _) = connect(https(&stage), &client).unwrap();
+    let under_way = Request::put("/objects/43").token(34).tag("under-way");
+    busy.send(under_way.whole());
+    stage.recorder.received("under-way");
+
     // Half of the pair: it changes nothing and is said.
     let second = authority.issue(|_| {});
     authority.write("server.pem", &second.cert);
@@ -393,6 +404,8 @@ fn certificates_are_read_again_when_they_change() {
     old.send(request.whole())
         .response()
         .assert_ok("a connection from before lives on");
+    gate.open();
+    busy.response().assert_ok("and so does a request");
 
     let now = shown();
     authority.write("server.key", "this is no key");

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::common::http2_server::Http2Server;
 use crate::common::tls::{Authority, Issued, NAME, terminate};
-use crate::common::{Config, Connection, Gateway, Recorder, Request, Stage, run};
+use crate::common::{Config, Connection, Gateway, Recorder, Request, Stage, eventually, run};
 use serde_json::{Value, json};
 
 fn write(token: u64) -> Request {
@@ -110,6 +110,23 @@ fn an_upstream_is_shown_a_certificate() {
     let answer = stage.send(&write(34));
     assert_eq!(answer.status, 502, "without one: {}", answer.text());
     assert_eq!(stage.recorder.count(), 0);
+}
+
+#[test]
+fn whom_an_upstream_is_believed_is_read_again_when_it_changes() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let served = authority.issue(|_| {});
+    let believed = stranger.path("ca.pem");
+    let tls = json!({ "ca": believed, "server_name": NAME });
+    let (stage, _terminator) = Secured::new(&authority, &served, false)
+        .stage(|config| config.upstream("tls", tls).settle("100ms"));
+    let answer = stage.send(&write(34));
+    answer.assert_fenced(502, "upstream-unreachable", "of another authority");
+    let authority = std::fs::read(authority.path("ca.pem")).unwrap();
+    std::fs::write(&believed, authority).unwrap();
+    eventually("the authority is believed", || {
+        (stage.send(&write(34)).status == 200).then_some(())
+    });
 }
 
 #[test]
