@@ -3,14 +3,69 @@
 //! What runs out of them can't open a file of the store either. So connections are shed before that,
 //! also where the config would let more of them in.
 
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// What a client's connection takes: itself, and one to the upstream.
+/// What a client's connection takes: itself, and one to the upstream. Those of HTTP/2 may need more of the latter, others none.
 const PER_CONNECTION: u64 = 2;
 
-/// What is kept for everything else: the store and its index, listeners, the admin API, spooled bodies,
-/// and upstream connections that are idle or belong to further streams of HTTP/2.
+/// What is kept for everything else: the store and its index, listeners, the admin API, spooled bodies.
 const RESERVE: u64 = 1024;
+
+/// Connections to upstreams.
+static TO_UPSTREAMS: AtomicU64 = AtomicU64::new(0);
+
+/// A connection to an upstream has this for as long as it is open.
+#[derive(Debug)]
+pub(crate) struct Place(());
+
+impl Place {
+    /// A place among the connections to upstreams, of which there may be as many as of clients'.
+    ///
+    /// # Errors
+    ///
+    /// [`is_wanting`] knows it.
+    pub(crate) fn to_upstream() -> io::Result<Self> {
+        let most = getrlimit(Resource::Nofile).current.map(fitting);
+        let before = TO_UPSTREAMS.fetch_add(1, Ordering::Relaxed);
+        let place = Self(());
+        match most.is_none_or(|most| before < most) {
+            true => Ok(place),
+            false => Err(io::Error::other(Full)),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        TO_UPSTREAMS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+struct Full;
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "as many connections to upstreams are open as the limit on open files has room for",
+        )
+    }
+}
+
+impl std::error::Error for Full {}
+
+/// Whether a connection failed for want of descriptors here: its other end has nothing to do with it.
+pub(crate) fn is_wanting(error: &io::Error) -> bool {
+    let full = error.get_ref().is_some_and(|inner| inner.is::<Full>());
+    full || [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|code| error.raw_os_error() == Some(code.raw_os_error()))
+}
 
 /// Each connection takes a descriptor, and the usual soft limit of 1,024 is soon reached.
 pub(crate) fn raise_limit() {

@@ -22,6 +22,7 @@ use http_body::Body as _;
 pub use self::flight::ResponseStream;
 use self::flight::{Awaiting, Flight, Headed};
 use crate::body::{RequestBody, ResponseBody};
+use crate::descriptors;
 use crate::server::TunnelSlot;
 use crate::upstream::upload::Upload;
 use crate::upstream::{Conn, Turn, Upstream};
@@ -227,6 +228,12 @@ fn handle(flight: &Arc<Flight>) -> fencegate_filters::fence::Handle {
 async fn connect(upstream: &Upstream, turn: Turn) -> Result<Box<Conn>, Refusal> {
     upstream.connect(turn).await.map_err(|error| {
         tracing::warn!(upstream = %upstream.name, %error, "no connection to the upstream");
+        if descriptors::is_wanting(&error) {
+            return Refusal::new(
+                Reason::Busy,
+                "There is no room for another connection to the upstream; nothing was sent, so it is safe to try again.",
+            );
+        }
         unreachable("could not be reached")
     })
 }

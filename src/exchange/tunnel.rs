@@ -47,7 +47,7 @@ async fn run(
 ) -> io::Result<()> {
     let client = client.await.map_err(io::Error::other)?;
     let tunnel = upstream.into_tunnel();
-    let (upstream, read_ahead) = tunnel.ok_or(io::ErrorKind::Unsupported)?;
+    let (upstream, read_ahead, _place) = tunnel.ok_or(io::ErrorKind::Unsupported)?;
     client.stream.keep_nothing();
     let (mut from_client, mut to_client) = tokio::io::split(client.stream);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);

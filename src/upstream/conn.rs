@@ -21,6 +21,7 @@ use super::io::UpstreamIo;
 use super::received::Received;
 use super::upload::Upload;
 use super::wire::Wire;
+use crate::descriptors;
 use crate::net::Stream;
 use crate::timer::LazyTimer;
 
@@ -33,6 +34,8 @@ pub struct Conn {
     pub timer: LazyTimer,
     /// The number of the address that it leads to.
     pub(crate) place: usize,
+    /// Its place among all connections to upstreams.
+    pub(super) descriptor: Option<descriptors::Place>,
     /// The worker whose reactor the socket is registered with.
     pub(super) worker: usize,
     /// When it was last given back, and how long it may stay so.
@@ -135,6 +138,7 @@ impl Conn {
             wire,
             timer: LazyTimer::default(),
             place: 0,
+            descriptor: None,
             worker,
             idle_since: Instant::now(),
             idle_limit,
@@ -292,12 +296,12 @@ impl Conn {
         self.idle_limit = self.idle_limit.min(limit);
     }
 
-    /// The socket and what was read from it beyond HTTP, for a tunnel; HTTP/2 has none.
-    pub fn into_tunnel(self) -> Option<(Stream, bytes::Bytes)> {
+    /// The socket and what was read from it beyond HTTP, for a tunnel, and the place that it has while it is open; HTTP/2 has none.
+    pub fn into_tunnel(self) -> Option<(Stream, bytes::Bytes, impl Send)> {
         match self.codec {
             Codec::Http1 { connection, .. } => {
                 let parts = connection.into_parts();
-                Some((parts.io.into_socket(), parts.read_buf))
+                Some((parts.io.into_socket(), parts.read_buf, self.descriptor))
             }
             Codec::Http2(_) => None,
         }

@@ -33,6 +33,7 @@ use self::rotation::Rotation;
 pub use self::rotation::Turn;
 use crate::clock;
 use crate::config;
+use crate::descriptors;
 use crate::net::Stream;
 #[cfg(feature = "sim")]
 use crate::sim;
@@ -270,6 +271,7 @@ impl Upstream {
                     }
                     return Ok(conn);
                 }
+                Err(error) if descriptors::is_wanting(&error) => return Err(error),
                 Err(error) => {
                     let ejected = self.rotation().failed(number, Instant::now());
                     if let Some(time) = ejected.filter(|_| self.has_several()) {
@@ -296,6 +298,7 @@ impl Upstream {
         limit: Duration,
     ) -> std_io::Result<Box<Conn>> {
         let end = Instant::now() + limit;
+        let descriptor = descriptors::Place::to_upstream()?;
         let connecting = async {
             let socket = self.socket(place, end).await?;
             let worker = WORKER.get();
@@ -308,6 +311,7 @@ impl Upstream {
                     .map_err(std_io::Error::other)?
             };
             conn.place = number;
+            conn.descriptor = Some(descriptor);
             Ok(Box::new(conn))
         };
         tokio::time::timeout_at(end, connecting)

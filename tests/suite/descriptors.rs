@@ -1,5 +1,6 @@
 //! A gateway whose process may have few files open, or none more.
 
+use crate::common::http2::Http2;
 use crate::common::{Config, Connection, Ended, Gateway, Launch, Recorder, Request, eventually};
 
 fn write(token: u64) -> Request {
@@ -46,6 +47,52 @@ fn no_more_connections_are_held_than_there_are_descriptors_for() {
     eventually("a place is free", || {
         let answer = write(100).try_send(gateway.http).ok()?;
         (answer.status == 200).then_some(())
+    });
+    assert!(gateway.terminate().success());
+}
+
+// R12
+#[test]
+fn streams_take_no_more_descriptors_than_there_are() {
+    const FIT: usize = 64;
+    const STREAMS: usize = 90;
+    let recorder = Recorder::start();
+    let gate = recorder.hold("held");
+    let launch = Launch {
+        under: vec!["prlimit".to_owned(), "--nofile=256:256".to_owned()],
+        ..Launch::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut gateway = Gateway::try_start(dir, Config::new(&recorder.url()), launch).unwrap();
+    let mut client = Http2::open(gateway.http);
+    // A new connection has to earn as many streams.
+    for _ in 0..STREAMS {
+        let stream = client.request(&Request::get("/objects/42"));
+        client.response(stream).assert_ok("one at a time");
+    }
+    let streams: Vec<_> = (0..STREAMS)
+        .map(|_| client.request(&Request::get("/objects/42").tag("held")))
+        .collect();
+    let mut busy = Vec::new();
+    let refused = streams.iter().rev().take(STREAMS - FIT);
+    for stream in refused {
+        let answer = client.response(*stream);
+        answer.assert_fenced(503, "busy", "one connection too many");
+        busy.push(*stream);
+    }
+    write(1).try_send(gateway.http).unwrap().assert_fenced(
+        503,
+        "busy",
+        "nor is there one for others",
+    );
+    gate.open();
+    for stream in streams {
+        if !busy.contains(&stream) {
+            client.response(stream).assert_ok("within the limit");
+        }
+    }
+    eventually("there is room again", || {
+        (write(2).try_send(gateway.http).ok()?.status == 200).then_some(())
     });
     assert!(gateway.terminate().success());
 }
