@@ -18,6 +18,9 @@ from .process import PinnedProcess
 from .sockets import free_ports
 
 OPEN_FILES = 65536
+MOST_CONNECTIONS = 10_000
+# A proxy has a file open for each client and for each request on its way, and fencegate keeps 1,024 for all else.
+SPARE_FILES = 1100
 MOST_OF_A_REASON = 300
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 
@@ -135,6 +138,12 @@ def allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, max(OPEN_FILES, hard)))
     except (ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
+
+
+def most_connections() -> int:
+    """10,000, or what the limit of open files lets a proxy have on both sides, beside what it needs for itself."""
+    allow_open_files()
+    return min(MOST_CONNECTIONS, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES) // 2)
 
 
 def run_main(main: Callable[[], int]) -> None:

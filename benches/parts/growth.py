@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from statistics import median
@@ -12,7 +11,7 @@ from harness import plots, report
 from harness.load import Workload
 from harness.part import START_SECONDS, Part, peers_wanted
 from harness.rounds import Plan, Turns, rows_of, seconds_of
-from harness.stage import Stage, allow_open_files
+from harness.stage import Stage, most_connections
 from harness.upstream import FILES, KIBIBYTE, MEBIBYTE, Upstream
 from harness.workloads import SMALL
 
@@ -21,8 +20,6 @@ ROUNDS = 2
 COMPARED = ("nginx", "fencegate")
 WITH_MARKS = ("nginx-lua", "fencegate")
 SMALL_GET = Workload("growth", "growth", *SMALL, peers=COMPARED, fenced_only=True)
-# A proxy has a file open for each client and for each request on its way, and some besides.
-SPARE_FILES = 1000
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,6 @@ class Axis:
     x_label: str
     points: list[Point]
     wide: bool = False
-
-
-def most_connections() -> int:
-    """10,000, or what the limit of open files lets a proxy have on both sides."""
-    allow_open_files()
-    return min(10_000, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES) // 2)
 
 
 def connection_points() -> list[Point]:

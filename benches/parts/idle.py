@@ -15,10 +15,10 @@ from harness.part import START_SECONDS, Part, peers_wanted
 from harness.peers import Peer, Row
 from harness.resume_load import client_context
 from harness.rounds import Failures, progress, rows_of_peers
-from harness.stage import Stage
+from harness.stage import Stage, most_connections
 from harness.upstream import Upstream
 
-PLAIN_CONNECTIONS, TLS_CONNECTIONS = 10_000, 2_500
+TLS_CONNECTIONS = 2_500
 GROUP = 50
 # An idle connection is one that has been idle for a while: peers may give back then what they needed to answer.
 SETTLE_SECONDS = 3.0
@@ -47,7 +47,7 @@ class Held:
 
 def seconds(options: argparse.Namespace) -> float:
     peers = len([name for name in peers_wanted(options) if name in COMPARED])
-    each = PLAIN_CONNECTIONS * PLAIN_SECONDS + TLS_CONNECTIONS * TLS_SECONDS + 2 * (SETTLE_SECONDS + IDLE_SECONDS)
+    each = most_connections() * PLAIN_SECONDS + TLS_CONNECTIONS * TLS_SECONDS + 2 * (SETTLE_SECONDS + IDLE_SECONDS)
     return 2 * START_SECONDS + peers * each
 
 
@@ -134,7 +134,8 @@ def measure(options: argparse.Namespace, title: str, count: int, tls: bool) -> d
 
 def run(options: argparse.Namespace) -> dict:
     report.print_heading("Idle connections", ["each has asked once; memory is the proxy's own, without the kernel's"], {})
-    plain = measure(options, f"{PLAIN_CONNECTIONS:,} idle connections", PLAIN_CONNECTIONS, tls=False)
+    count = most_connections()
+    plain = measure(options, f"{count:,} idle connections", count, tls=False)
     return {"idle": [plain, measure(options, f"{TLS_CONNECTIONS:,} idle connections by TLS", TLS_CONNECTIONS, tls=True)]}
 
 
