@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use fencegate_filters::Token;
 use fencegate_filters::store::{Binding, Raise, Record, Store};
 
-use super::files::{CHECKPOINT, CLEAN, Checkpoint, FORMAT, Format, StoreId, write_clean};
+use super::files::{CHECKPOINT, CLEAN, Checkpoint, FORMAT, Format, RULES, StoreId, write_clean};
 use super::frame::{begin, finish};
 use super::index::IndexMark;
 use super::record::{Kept, encode_raise};
+use super::rules::Rules;
 use super::segment;
 use super::sim_disk::SimDisk;
 use super::{EmbeddedStore, Key, OpenError};
@@ -104,6 +105,7 @@ impl Image {
         };
         let mut image = Self::default();
         image.files.insert(FORMAT.to_owned(), Format::write(id()));
+        image.files.insert(RULES.to_owned(), Rules::none());
         image
             .files
             .insert(CHECKPOINT.to_owned(), checkpoint.write(id()));

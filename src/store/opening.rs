@@ -151,7 +151,7 @@ pub(super) fn create(
             first: 1,
         };
         replace(&*disk, CHECKPOINT, &checkpoint.write(id))?;
-        Rules::create(&*disk)?;
+        replace(&*disk, RULES, &Rules::none())?;
         replace(&*disk, FORMAT, &Format::write(id))
     };
     finish().map_err(failed)
