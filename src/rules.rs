@@ -71,7 +71,14 @@ impl Changes {
                 found.put.insert(namespace.clone(), now);
             }
         }
-        let new = routes_of(&table.router, |namespace| new.contains(namespace));
+        // Where no namespace is new, nothing has to be compared.
+        let old = before.map(|before| match new.is_empty() {
+            true => BTreeMap::new(),
+            false => routes_of(before),
+        });
+        let routes = routes_of(&table.router);
+        let new = new.iter().filter_map(|namespace| routes.get(namespace));
+        let new: Vec<&Reaching<'_>> = new.flatten().collect();
         for (namespace, stored) in known {
             if !table.rules.contains_key(namespace) {
                 found.changed.push(namespace.clone());
@@ -80,12 +87,11 @@ impl Changes {
                 continue;
             }
             // A new namespace may take requests for resources that had their keys in this one.
-            let shares = match before {
+            let shares = match &old {
                 None => !new.is_empty(),
-                Some(before) => {
-                    let old = routes_of(before, |other| other == namespace);
-                    old.iter()
-                        .any(|old| new.iter().any(|new| may_share(old, new)))
+                Some(old) => {
+                    let mut old = old.get(namespace.as_str()).into_iter().flatten();
+                    old.any(|old| new.iter().any(|new| may_share(old, new)))
                 }
             };
             if shares && !found.changed.contains(namespace) {
@@ -107,13 +113,19 @@ impl Changes {
 
 type Reaching<'a> = (&'a RouteMatcher, &'a Route);
 
-/// The routes of some namespaces that forward requests.
-fn routes_of(router: &Router<Arc<Route>>, is: impl Fn(&str) -> bool) -> Vec<Reaching<'_>> {
-    let routes = router.routes().iter();
-    let routes = routes.map(|(matcher, route)| (matcher, &**route));
-    routes
-        .filter(|(_, route)| route.upstream.is_some() && is(route.policy.keys.namespace()))
-        .collect()
+/// The routes that forward requests, by namespace.
+fn routes_of(router: &Router<Arc<Route>>) -> BTreeMap<&str, Vec<Reaching<'_>>> {
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    for (matcher, route) in router.routes() {
+        if route.upstream.is_some() {
+            let namespace = route.policy.keys.namespace();
+            found
+                .entry(namespace)
+                .or_default()
+                .push((matcher, &**route));
+        }
+    }
+    found
 }
 
 /// Whether a request of one of these routes may be for a resource that a request of the other is
