@@ -272,7 +272,7 @@ fn a_flood_is_cut_off_and_harms_nobody() {
 /// that speaks HTTP/2 without TLS and has `/objects/good`. `FLOOD_ASIDE=127.0.0.1:8081` sends the
 /// flood there, and the good requests to the gateway: what they wait for then, the machine adds.
 #[test]
-#[ignore = "measures for a minute"]
+#[ignore = "measures for a minute, by `make floods`, and asserts nothing"]
 fn what_a_flood_costs_a_good_client() {
     let stage = Stage::with(|config| config.set("log.access", false));
     let other = |name| Some(std::env::var(name).ok()?.parse::<SocketAddr>().unwrap());

@@ -1,16 +1,13 @@
 //! What the tests of HTTP/1 ask of expectations, compressed bodies and floods, asked of HTTP/2.
 
+use std::net::SocketAddr;
+
 use crate::common::http2::{DATA, END_STREAM, Frame, Http2};
-use crate::common::issuer::{Issuer, jwks};
 use crate::common::{Connection, Ended, Next, Request, Stage, eventually};
-use serde_json::json;
+use crate::exhaustion::{Ask, assert_no_state, assert_refused_tokens_leave_no_state, flood};
 
 fn write(token: u64) -> Request {
     Request::put("/objects/42").token(token)
-}
-
-fn flood(key: usize, token: &str) -> Request {
-    Request::put(&format!("/objects/flood-{key}")).token(token)
 }
 
 // S14
@@ -114,55 +111,21 @@ fn a_flood_of_connections_is_shed_and_forgotten() {
 }
 
 /// Sends many requests over one connection that are all refused so, and looks for what they leave.
-fn assert_no_state(stage: &Stage, status: u16, reason: &str, bad: impl Fn(usize) -> Request) {
-    const STATE: [&str; 4] = [
-        "fencegate_keys",
-        "fencegate_in_flight",
-        "fencegate_waiting",
-        "fencegate_unsettled",
-    ];
-    let state = || STATE.map(|field| stage.gateway.metric(field, &[]));
-    let (before, count) = (state(), stage.recorder.count());
-    let mut client = Http2::open(stage.http());
-    for key in 0..500 {
-        let stream = client.request(&bad(key));
-        client
-            .response(stream)
-            .assert_fenced(status, reason, "one of a flood");
-    }
-    for ((field, before), after) in STATE.iter().zip(before).zip(state()) {
-        assert!(
-            (after - before).abs() < 0.5,
-            "{reason}: {field} was {before} and is {after}"
-        );
-    }
-    assert_eq!(stage.recorder.count(), count, "nothing was forwarded");
-    assert_eq!(stage.mark("objects/flood-1"), None);
+fn by_http2(gateway: SocketAddr) -> Ask {
+    let mut client = Http2::open(gateway);
+    Box::new(move |request| {
+        let stream = client.request(request);
+        client.response(stream)
+    })
 }
 
 // R13
 #[test]
 fn a_flood_of_keys_with_bad_or_refused_tokens_leaves_no_state() {
     let stage = Stage::at_34();
-    assert_no_state(&stage, 400, "malformed-token", |key| flood(key, "x"));
-    assert_no_state(&stage, 409, "stale-token", |_| write(33));
-
-    let issued = Stage::locking_with(|config| config.fence("trust", "issued"));
-    assert_no_state(&issued, 403, "unknown-token", |key| flood(key, "7"));
-
-    let dir = tempfile::tempdir().unwrap();
-    let keys = dir.path().join("keys.json");
-    std::fs::write(&keys, jwks(&[&Issuer::ed25519("one")])).unwrap();
-    let signed = Stage::with(|config| {
-        let config = config.fence("trust", "signed");
-        config.fence("jwks", keys.to_str().unwrap())
-    });
-    // Another key by the same name.
-    let forger = Issuer::ed25519("one");
-    assert_no_state(&signed, 403, "bad-signature", |key| {
-        let claims = json!({ "key": format!("objects/flood-{key}"), "tok": "7" });
-        flood(key, &forger.token(&claims))
-    });
+    let ask = by_http2(stage.http());
+    assert_no_state(&stage, ask, 400, "malformed-token", |key| flood(key, "x"));
+    assert_refused_tokens_leave_no_state(by_http2);
 }
 
 // R14
