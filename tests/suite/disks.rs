@@ -176,7 +176,7 @@ fn a_full_disk_refuses_advances_and_recovers_with_room() {
     }
     drop(sender);
     let (target, answer) = refused
-        .recv_timeout(std::time::Duration::from_secs(120))
+        .recv_timeout(Duration::from_secs(120))
         .expect("an advance finds no room");
     answer.assert_fenced(503, "store-unavailable", "G4: closed on failure");
     let forwarded = recorder.history();
