@@ -69,7 +69,7 @@ def introduce(options: argparse.Namespace, parts: list[Part]) -> dict:
     """Prints how long it will take, where it runs, what is compared and what is absent."""
     expected = {part.name: part.seconds(options) for part in parts}
     times = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in expected.items())
-    print(f"This takes about {sum(expected.values()) / 60:.0f} minutes ({times}); results go to {options.out}.\n", flush=True)
+    print(f"This takes about {sum(expected.values()) / 60:.0f} minutes ({times}); results go to {shown(options.out)}.\n", flush=True)
     names = peers_wanted(options)
     check_names(names)
     versions, absent = versions_of(names, options.fencegate.resolve())
@@ -89,6 +89,11 @@ def run_part(part: Part, options: argparse.Namespace, machine: dict) -> bool:
     for name, figure in part.plots(document).items():
         (options.out / name).write_text(figure)
     return "FAILED: " not in json.dumps(document)
+
+
+def shown(path: Path) -> Path:
+    """The output is committed, and where a checkout stands is nobody's business."""
+    return path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
 
 
 def main() -> int:

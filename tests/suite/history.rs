@@ -1,8 +1,9 @@
 //! The checker of histories bites: it is shown broken ones.
 
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::common::{Connection, History, Recorder, Request};
+use crate::common::{Connection, Gate, History, Recorder, Request, Response};
 
 /// Lets a test play the gateway: sends straight to the resource.
 fn write(recorder: &Recorder, token: u64) {
@@ -10,6 +11,16 @@ fn write(recorder: &Recorder, token: u64) {
         .token(token)
         .send(recorder.address())
         .assert_ok("a write straight to the resource");
+}
+
+/// A write of 33 that goes on until the gate is opened, and one of 34 meanwhile.
+fn overtaken(recorder: &Recorder) -> (Gate, JoinHandle<Response>) {
+    let gate = recorder.hold("slow");
+    let slow = Request::put("/objects/42").token(33).tag("slow");
+    let slow = slow.spawn(recorder.address());
+    recorder.received("slow");
+    write(recorder, 34);
+    (gate, slow)
 }
 
 fn rule(history: &History) -> Option<&'static str> {
@@ -36,11 +47,7 @@ fn a_lower_token_after_a_higher_one_is_found() {
 #[test]
 fn a_lower_token_still_under_way_when_a_higher_one_begins_is_found() {
     let recorder = Recorder::start();
-    let gate = recorder.hold("slow");
-    let slow = Request::put("/objects/42").token(33).tag("slow");
-    let slow = slow.spawn(recorder.address());
-    recorder.received("slow");
-    write(&recorder, 34);
+    let (gate, slow) = overtaken(&recorder);
     gate.open();
     slow.join().unwrap().assert_ok("the slow write");
     assert_eq!(rule(&recorder.history()), Some("G2"));
@@ -151,11 +158,7 @@ fn an_order_that_late_threads_may_have_made_shows_nothing() {
 #[test]
 fn an_end_that_a_late_thread_noted_shows_nothing_and_none_at_all_does() {
     let recorder = Recorder::start();
-    let gate = recorder.hold("slow");
-    let slow = Request::put("/objects/42").token(33).tag("slow");
-    let slow = slow.spawn(recorder.address());
-    recorder.received("slow");
-    write(&recorder, 34);
+    let (gate, slow) = overtaken(&recorder);
     let hour = Duration::from_secs(3600);
     assert!(
         recorder.history().check_noted(|_, _| hour).is_err(),
