@@ -20,7 +20,6 @@ from typing import Callable
 sys.dont_write_bytecode = True
 
 from harness.disk import DiskCounts
-from harness.machine import describe
 from harness.report import markdown_table
 from harness.stage import positive, run_main
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::lateness;
 
@@ -109,22 +109,7 @@ impl History {
     ///
     /// A read with a token is fenced like a write but holds nobody back, so it may be the newer of
     /// a violating pair and never the older.
-    ///
-    /// What a thread noted while the machine held threads up for longer than the pair is out of order
-    /// shows nothing: it may have happened before.
     pub(crate) fn check(&self) -> Result<(), Box<Violation>> {
-        self.check_noted(lateness::longest)
-    }
-
-    /// The same, where threads were late by what `late` says of two times.
-    pub(crate) fn check_noted(
-        &self,
-        late: impl Fn(Instant, Instant) -> Duration,
-    ) -> Result<(), Box<Violation>> {
-        let noted_late = |newer: Event, older: Event| {
-            let by = older.at.saturating_duration_since(newer.at);
-            late(newer.at, older.at) > by
-        };
         let mut by_key = BTreeMap::<&str, Vec<&Write>>::new();
         for write in &self.0 {
             by_key.entry(&write.key).or_default().push(write);
@@ -146,9 +131,6 @@ impl History {
                     }))
                 };
                 if older.began > newer.began {
-                    if noted_late(newer.began, older.began) {
-                        continue;
-                    }
                     let reset = self.1.iter().any(|reset| {
                         reset.key == older.key
                             && newer.began < reset.answered
@@ -165,8 +147,7 @@ impl History {
                     }
                     return violation("G1", "the lower token was admitted after the higher one");
                 }
-                let over = |ended| ended < newer.began || noted_late(newer.began, ended);
-                if !older.ended.is_some_and(over) {
+                if older.ended.is_none_or(|ended| ended > newer.began) {
                     return violation(
                         "G2",
                         "the lower token's write had not ended when the higher one began",
@@ -250,8 +231,7 @@ impl fmt::Display for Violation {
         let start = self.older.began.at.min(self.newer.began.at);
         writeln!(f, "  older: {}", Line(&self.older, start))?;
         writeln!(f, "  newer: {}", Line(&self.newer, start))?;
-        let noted = self.older.ended.unwrap_or(self.older.began);
-        let late = lateness::longest(start, noted.at.max(self.newer.began.at));
+        let late = lateness::longest(start, self.older.began.at.max(self.newer.began.at));
         write!(
             f,
             "  threads of the resource were up to {} ms late meanwhile",

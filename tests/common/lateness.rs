@@ -31,11 +31,11 @@ pub(super) fn watch() {
     });
 }
 
-/// The longest that a thread was late which was so between the two; nothing, where it was not worth to be noted.
+/// The longest that a thread was late between the two, or up to a second behind them; nothing, where it was not worth to be noted.
 pub(super) fn longest(from: Instant, to: Instant) -> Duration {
     let late = LATE.lock().unwrap();
     let near = late
         .iter()
-        .filter(|(woke, late)| *woke >= from && *woke - *late <= to);
+        .filter(|(woke, late)| *woke >= from && *woke - *late <= to + Duration::from_secs(1));
     near.map(|(_, late)| *late).max().unwrap_or_default()
 }

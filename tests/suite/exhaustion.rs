@@ -289,10 +289,10 @@ fn a_flood_of_keys_with_bad_tokens_leaves_no_state() {
     assert_eq!(stage.mark("objects/flood-1"), None);
 }
 
-/// Sends many requests that are all refused so, and looks for what they leave.
 /// Sends one client's requests, one after the other.
 pub(crate) type Ask = Box<dyn FnMut(&Request) -> Response>;
 
+/// Sends many requests that are all refused so, and looks for what they leave.
 pub(crate) fn assert_no_state(
     stage: &Stage,
     mut ask: Ask,

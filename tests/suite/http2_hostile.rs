@@ -110,7 +110,7 @@ fn a_flood_of_connections_is_shed_and_forgotten() {
     });
 }
 
-/// Sends many requests over one connection that are all refused so, and looks for what they leave.
+/// All requests over one connection.
 fn by_http2(gateway: SocketAddr) -> Ask {
     let mut client = Http2::open(gateway);
     Box::new(move |request| {
