@@ -107,15 +107,18 @@ pub(super) struct Tables {
     /// The uptime by which commits are stamped, in seconds; 0 where none is counted.
     pub(super) uptime: u32,
     hints: HashTable<(Key, Option<Record>)>,
+    /// Keys of the active table that were not resolved when they came into it.
     unresolved: Vec<Key>,
+    /// The same of the frozen table. A flush resolves them all, and they go with it: who commits
+    /// without a pause would otherwise have them pile up.
+    frozen_unresolved: Vec<Key>,
 }
 
 impl Tables {
     /// How many keys have a mark; `None` while some are not resolved.
     pub(super) fn count(&self) -> Option<u64> {
         let frozen = self.frozen.as_ref().map_or(0, |table| table.new);
-        let resolved = self.unresolved.is_empty();
-        resolved.then_some(self.indexed + frozen + self.active.new)
+        (!self.has_unresolved()).then_some(self.indexed + frozen + self.active.new)
     }
 
     /// How many keys have a mark at the least, should the index no longer answer.
@@ -248,18 +251,20 @@ impl Tables {
 
     /// Whether there may be keys to be resolved.
     pub(super) fn has_unresolved(&self) -> bool {
-        !self.unresolved.is_empty()
+        !(self.unresolved.is_empty() && self.frozen_unresolved.is_empty())
     }
 
     /// A key that is to be resolved, with the generation at which to ask.
     pub(super) fn next_unresolved(&mut self) -> Option<(Key, u64)> {
-        while let Some(key) = self.unresolved.last() {
-            // A read may have resolved it in the meantime.
-            let pending = |table: &Table| table.get(key).is_some_and(|entry| !entry.resolved);
-            if pending(&self.active) || self.frozen.as_deref().is_some_and(pending) {
-                return Some((key.clone(), self.generation));
+        for keys in [&mut self.frozen_unresolved, &mut self.unresolved] {
+            while let Some(key) = keys.last() {
+                // A read may have resolved it in the meantime.
+                let pending = |table: &Table| table.get(key).is_some_and(|entry| !entry.resolved);
+                if pending(&self.active) || self.frozen.as_deref().is_some_and(pending) {
+                    return Some((key.clone(), self.generation));
+                }
+                keys.pop();
             }
-            self.unresolved.pop();
         }
         None
     }
@@ -270,6 +275,7 @@ impl Tables {
             return false;
         }
         self.frozen = Some(Arc::new(std::mem::take(&mut self.active)));
+        self.frozen_unresolved = std::mem::take(&mut self.unresolved);
         true
     }
 
@@ -278,7 +284,8 @@ impl Tables {
     pub(super) fn flushed(&mut self, keys: u64) -> impl Sized + use<> {
         self.indexed = keys;
         self.generation += 1;
-        (self.frozen.take(), std::mem::take(&mut self.hints))
+        let resolved = std::mem::take(&mut self.frozen_unresolved);
+        (self.frozen.take(), std::mem::take(&mut self.hints), resolved)
     }
 }
 
@@ -344,6 +351,30 @@ mod tests {
         assert_eq!(tables.count(), Some(1));
         assert_eq!(tables.resolve(&key, None, 0), Err(()));
         assert_eq!(tables.lookup(&key), Lookup::Found(record(6)));
+    }
+
+    #[test]
+    fn a_flush_leaves_nothing_of_its_keys_behind() {
+        let mut tables = Tables::default();
+        for round in 1..4 {
+            let keys: Vec<Key> = (0..100)
+                .map(|number| Key::from_text(&format!("n/{round}/{number}")))
+                .collect();
+            tables.insert(round, keys.iter().flat_map(|key| raise(key, round)));
+            assert!(tables.freeze());
+            // One of them comes again while the rest is written, and stays to be resolved.
+            tables.insert(round, raise(&keys[0], round));
+            for key in &keys[1..] {
+                tables.resolve(key, None, tables.generation).unwrap();
+            }
+            drop(tables.flushed(round * 100));
+            assert!(tables.frozen_unresolved.is_empty());
+            assert_eq!(tables.unresolved, [keys[0].clone()]);
+            let found = Some(record(round));
+            tables.resolve(&keys[0], found, tables.generation).unwrap();
+            assert!(tables.next_unresolved().is_none());
+            assert_eq!(tables.count(), Some(round * 100));
+        }
     }
 
     #[test]
