@@ -80,7 +80,7 @@ micro:
 	cargo build --release --locked --example micro
 	python3 benches/micro.py $(MICRO)
 
-# What floods over HTTP/2 cost another client of a release build, for a minute: a measurement, which fails nothing. The gateway has
+# What floods over HTTP/2 cost another client of a release build, for two minutes: a measurement, which fails nothing. The gateway has
 # a core of its own. FLOODED=target/pgo/fencegate takes another build.
 FLOODED ?= target/release/fencegate
 floods:
