@@ -1,6 +1,6 @@
 # Everything runs on loopback and cleans up after itself.
 
-.PHONY: build test planted setup lint model bench micro floods pgo faults fuzz shuttle smuggling malformed soak
+.PHONY: build test planted sweep simulated setup lint model bench micro floods pgo faults fuzz shuttle smuggling malformed soak
 
 build:
 	cargo build --release
@@ -15,13 +15,20 @@ test: setup
 	RUST_TEST_THREADS=6 cargo test --no-fail-fast
 	-python3 benches/micro.py --build debug
 	$(MAKE) --jobs=2 --output-sync malformed planted
-	cargo test --features faults,sim --test suite sweep:: -- --skip faults
-	cargo test --features faults,sim --test simulation -- --skip faults
+	$(MAKE) --jobs=2 --output-sync sweep simulated
 	$(MAKE) faults model shuttle fuzz
 
 # What the tests with planted faults need; the compiler has time for it while clients are slow.
 planted:
 	cargo test --no-run --features faults,sim --lib --test suite --test simulation
+
+# Kills and errors at every call of the store, one after the other.
+sweep:
+	cargo test --features faults,sim --test suite sweep:: -- --skip faults
+
+# The whole gateway in simulated time, by seeds.
+simulated:
+	cargo test --features faults,sim --test simulation -- --skip faults
 
 # Breaks each guarantee on purpose; prints which test notices, level by level.
 faults:

@@ -8,17 +8,40 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class Syncs:
+    """Makes 4 KiB durable again and again, over a file that was zeroed."""
+
+    BYTES = 4096
+    PLACES = 1024
+
+    def __init__(self, directory: Path):
+        self._file = (directory / "syncs").open("wb", buffering=0)
+        self._file.write(bytes(self.BYTES * self.PLACES))
+        os.fsync(self._file.fileno())
+        self._count = 0
+
+    def __enter__(self) -> Syncs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def one_us(self) -> float:
+        """How long it takes once, in microseconds."""
+        began = time.monotonic()
+        os.pwrite(self._file.fileno(), bytes(self.BYTES), self._count % self.PLACES * self.BYTES)
+        os.fdatasync(self._file.fileno())
+        self._count += 1
+        return (time.monotonic() - began) * 1e6
+
+
 def sync_times_us(directory: Path, seconds: float = 1.0) -> list[float]:
-    """How long the disk takes to make 4 KiB durable, over a file that was zeroed, one after the other."""
+    """How long the disk takes to make 4 KiB durable, one after the other."""
     times = []
-    with (directory / "syncs").open("wb", buffering=0) as file:
-        file.write(bytes(4 << 20))
-        os.fsync(file.fileno())
+    with Syncs(directory) as syncs:
         end = time.monotonic() + seconds
-        while (began := time.monotonic()) < end:
-            os.pwrite(file.fileno(), bytes(4096), len(times) % 1024 * 4096)
-            os.fdatasync(file.fileno())
-            times.append((time.monotonic() - began) * 1e6)
+        while time.monotonic() < end:
+            times.append(syncs.one_us())
     return times
 
 

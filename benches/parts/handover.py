@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, field
 
 from harness import plots, report
-from harness.disk import sync_times_us
+from harness.disk import Syncs
 from harness.handover import OpenUpstream, Story
 from harness.part import START_SECONDS, Part, peers_wanted
 from harness.peers import FENCING
@@ -20,6 +20,7 @@ WARM_UP_TIMES = 50
 CASES_SECONDS = 0.008
 HEADINGS = ["case", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "highest"]
 TO_UPSTREAM, AFTER_END, DISK = "From the client to the upstream", "After the older write's end", "The disk"
+SYNC = "one sync of 4 KiB"
 
 
 @dataclass
@@ -48,23 +49,25 @@ def table(cases: list[Case]) -> str:
     return report.markdown_table(HEADINGS, lines)
 
 
-def fencegate_cases(upstream: OpenUpstream, port: int, times: int) -> list[Case]:
-    """All cases in turns, so that what the machine does meanwhile meets all of them."""
+def fencegate_cases(upstream: OpenUpstream, port: int, times: int, syncs: Syncs) -> list[Case]:
+    """All cases in turns, so that what the machine does meanwhile meets all of them. So does the disk: it is slower after a
+    pause than without one, and each advance comes after a pause."""
     unfenced = Case(TO_UPSTREAM, "fencegate, no fence", COLOURS["fencegate open"])
     equal = Case(TO_UPSTREAM, "fencegate, an equal token", COLOURS["haproxy"])
     advance = Case(TO_UPSTREAM, "fencegate, an advance, nothing to drain", COLOURS["fencegate"])
     told = Case(AFTER_END, "to the older write's client", COLOURS["nginx"])
     newer = Case(AFTER_END, "to the newer write at the upstream", COLOURS["fencegate"])
+    disk = Case(DISK, SYNC, COLOURS["relay"])
     with Story(upstream, port, "fenced") as fenced, Story(upstream, port, "open") as opened:
         for number in range(-WARM_UP_TIMES, times):
-            found = [opened.equal(), fenced.equal(), fenced.advance(), *fenced.handover()]
+            found = [opened.equal(), fenced.equal(), fenced.advance(), *fenced.handover(), syncs.one_us()]
             if number >= 0:
-                for case, time_us in zip((unfenced, equal, advance, newer, told), found):
+                for case, time_us in zip((unfenced, equal, advance, newer, told, disk), found):
                     case.times_us.append(time_us)
-    return [unfenced, equal, advance, told, newer]
+    return [unfenced, equal, advance, told, newer, disk]
 
 
-def lua_cases(upstream: OpenUpstream, port: int, times: int) -> list[Case]:
+def lua_cases(upstream: OpenUpstream, port: int, times: int, _: Syncs) -> list[Case]:
     """Its mark is in memory, and it drains nothing: a newer token never waits."""
     equal = Case(TO_UPSTREAM, "nginx + Lua, an equal token", COLOURS["relay"])
     advance = Case(TO_UPSTREAM, "nginx + Lua, an advance", COLOURS["nginx-lua"])
@@ -77,15 +80,16 @@ def lua_cases(upstream: OpenUpstream, port: int, times: int) -> list[Case]:
     return [equal, advance]
 
 
-def in_syncs(cases: list[Case], syncs: Case) -> list[str]:
+def in_syncs(cases: list[Case]) -> list[str]:
     """What an advance costs above an equal token, in syncs of the disk."""
     by_name = {case.case: sorted(case.times_us) for case in cases}
     equal, advance = by_name.get("fencegate, an equal token"), by_name.get("fencegate, an advance, nothing to drain")
-    if not equal or not advance:
+    syncs = by_name.get(SYNC)
+    if not equal or not advance or not syncs:
         return []
     found = []
     for name, share in (("p50", 0.5), ("p99", 0.99)):
-        more, sync = quantile(advance, share) - quantile(equal, share), quantile(sorted(syncs.times_us), share)
+        more, sync = quantile(advance, share) - quantile(equal, share), quantile(syncs, share)
         found.append(f"{more:,.0f} µs at {name}, {more / sync:.1f} times what a sync takes there")
     return ["An advance takes longer than an equal token by " + "; ".join(found) + "."]
 
@@ -96,17 +100,16 @@ MEASURES = {"fencegate": fencegate_cases, "nginx-lua": lua_cases}
 def run(options: argparse.Namespace) -> dict:
     times = options.rounds * TIMES_EACH_ROUND
     cases: list[Case] = []
-    with Stage(options) as stage, OpenUpstream() as upstream:
-        syncs = Case(DISK, "one sync of 4 KiB", COLOURS["relay"], sync_times_us(stage.directory))
+    with Stage(options) as stage, OpenUpstream() as upstream, Syncs(stage.directory) as syncs:
         peers = stage.start_peers(upstream.port, FENCING)
         facts = [f"{times:,} times each case, one request at a time; client and upstream read one clock"]
         report.print_heading("Handover", facts, stage.skipped)
         for name in peers:
             progress(f"handover: {name}")
-            cases += MEASURES[name](upstream, peers[name].port, times)
-    notes = in_syncs(cases, syncs)
-    report.print_table("A newer token on its way", table([*cases, syncs]), notes)
-    return {"handover": [vars(case) for case in [*cases, syncs]], "notes": notes}
+            cases += MEASURES[name](upstream, peers[name].port, times, syncs)
+    notes = in_syncs(cases)
+    report.print_table("A newer token on its way", table(cases), notes)
+    return {"handover": [vars(case) for case in cases], "notes": notes}
 
 
 def figures(document: dict) -> dict[str, str]:
