@@ -136,7 +136,11 @@ fn next(shared: &Shared, memory: &mut Memory, waited: bool) -> Option<Work> {
             unresolved.map(|entry| entry.key.clone()).collect(),
         ));
     }
-    if let Some(chore) = memory.chores.pop_front() {
+    // A flush that has come half way is in the index and not in the count of its keys. A chore would
+    // write that count.
+    if memory.tables.frozen.is_none()
+        && let Some(chore) = memory.chores.pop_front()
+    {
         return Some(Work::Chore(chore));
     }
     if std::mem::take(&mut memory.wants_spare) {

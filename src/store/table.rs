@@ -285,6 +285,12 @@ impl Tables {
         self.indexed = keys;
         self.generation += 1;
         let resolved = std::mem::take(&mut self.frozen_unresolved);
+        debug_assert!(
+            self.frozen
+                .iter()
+                .flat_map(|table| table.iter())
+                .all(|entry| entry.resolved)
+        );
         (self.frozen.take(), std::mem::take(&mut self.hints), resolved)
     }
 }
@@ -360,20 +366,28 @@ mod tests {
             let keys: Vec<Key> = (0..100)
                 .map(|number| Key::from_text(&format!("n/{round}/{number}")))
                 .collect();
+            let known = (round - 1) * 101;
+            assert_eq!(tables.count(), Some(known));
             tables.insert(round, keys.iter().flat_map(|key| raise(key, round)));
             assert!(tables.freeze());
-            // One of them comes again while the rest is written, and stays to be resolved.
+            // It is all in the frozen table.
+            assert!(tables.unresolved.is_empty());
+            assert_eq!(tables.count(), None);
+            // One comes again while the rest is written, and one that is new.
             tables.insert(round, raise(&keys[0], round));
-            for key in &keys[1..] {
+            let new = Key::from_text(&format!("n/{round}/new"));
+            tables.insert(round, raise(&new, round));
+            for key in &keys {
                 tables.resolve(key, None, tables.generation).unwrap();
             }
-            drop(tables.flushed(round * 100));
-            assert!(tables.frozen_unresolved.is_empty());
-            assert_eq!(tables.unresolved, [keys[0].clone()]);
-            let found = Some(record(round));
-            tables.resolve(&keys[0], found, tables.generation).unwrap();
+            drop(tables.flushed(known + 100));
+            assert_eq!(tables.count(), None, "of one key nothing is known");
+            assert!(tables.frozen_unresolved.is_empty() && tables.unresolved.len() == 2);
+            tables.resolve(&new, None, tables.generation).unwrap();
             assert!(tables.next_unresolved().is_none());
-            assert_eq!(tables.count(), Some(round * 100));
+            assert_eq!(tables.count(), Some(known + 101));
+            assert!(tables.freeze());
+            drop(tables.flushed(known + 101));
         }
     }
 

@@ -139,6 +139,34 @@ fn a_full_disk_forgets_nothing_and_loses_nothing() {
 }
 
 #[test]
+fn a_flush_that_came_half_way_is_done_before_anything_is_forgotten() {
+    let disk = SimDisk::default();
+    let mut settings = settings();
+    // Nothing but the flusher uses the disk meanwhile.
+    settings.tuning.idle = Duration::from_secs(3600);
+    let engine = open_with(&disk, &settings).unwrap();
+    commit(&engine, vec![raise("n/a", 5), raise("n/b", 9)]).unwrap();
+    assert_eq!(forget(&engine, &["n/b"]), Ok(1));
+    commit(&engine, vec![raise("n/new", 20)]).unwrap();
+    rest(&engine);
+    // The index takes the new key in, and there is no room to write the checkpoint.
+    disk.fail_at(disk.operations() + 2, Failure::NoSpace(0));
+    let forgotten = asked(|reply| {
+        let mut memory = lock_mutex(&engine.shared.memory);
+        memory.wants_flush = true;
+        let keys = vec![Key::from_text("n/a")];
+        memory.chores.push_back(Chore::Forget { keys, reply });
+        engine.shared.flusher_wait.notify_one();
+    });
+    assert!(!disk.is_to_fail());
+    assert_eq!((forgotten, engine.len()), (Ok(1), 1));
+    for engine in [engine, open(&disk.after_kill()).unwrap()] {
+        assert_eq!((engine.len(), read(&engine, "n/new")), (1, Ok(20)));
+        assert_eq!(read(&engine, "n/a"), Ok(0));
+    }
+}
+
+#[test]
 fn the_store_that_is_closed_answers() {
     let disk = SimDisk::default();
     let engine = open(&disk).unwrap();
