@@ -15,8 +15,7 @@ test: setup
 	RUST_TEST_THREADS=6 cargo test --no-fail-fast
 	-python3 benches/micro.py --build debug
 	$(MAKE) --jobs=2 --output-sync malformed planted
-	$(MAKE) --jobs=2 --output-sync sweep simulated
-	$(MAKE) faults model shuttle fuzz
+	$(MAKE) sweep simulated faults model shuttle fuzz
 
 # What the tests with planted faults need; the compiler has time for it while clients are slow.
 planted:

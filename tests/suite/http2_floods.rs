@@ -288,12 +288,15 @@ fn what_a_flood_costs_a_good_client() {
         if !flood.name.contains(&only) {
             continue;
         }
+        // Several, so that each of the gateway's threads has some.
+        let mut clients: Vec<_> = (0..8).map(|_| Http2::open(address)).collect();
+        times_for(&mut clients, WINDOW, &mut Vec::new());
         let (mut quiet, mut during) = (Vec::new(), Vec::new());
         let (mut used, mut grown) = (Duration::ZERO, 0);
         let count = AtomicUsize::new(0);
         let before = stage.gateway.resident_kib();
         for _ in 0..WINDOWS {
-            times_for(address, WINDOW, &mut quiet);
+            times_for(&mut clients, WINDOW, &mut quiet);
             let over = AtomicBool::new(false);
             let cpu = stage.gateway.cpu();
             std::thread::scope(|scope| {
@@ -307,7 +310,7 @@ fn what_a_flood_costs_a_good_client() {
                         }
                     });
                 }
-                times_for(address, WINDOW, &mut during);
+                times_for(&mut clients, WINDOW, &mut during);
                 used += stage.gateway.cpu() - cpu;
                 grown = grown.max(stage.gateway.resident_kib().saturating_sub(before));
                 over.store(true, Ordering::SeqCst);
@@ -332,17 +335,16 @@ fn what_a_flood_costs_a_good_client() {
     }
 }
 
-/// Adds the times of requests for so long; over several connections, so that each of the gateway's
-/// threads has some.
-fn times_for(address: SocketAddr, long: Duration, times: &mut Vec<Duration>) {
-    let mut clients: Vec<_> = (0..8).map(|_| Http2::open(address)).collect();
+/// Adds the times of requests for so long, of one client after the other.
+fn times_for(clients: &mut [Http2], long: Duration, times: &mut Vec<Duration>) {
     let end = Instant::now() + long;
     for turn in 0.. {
         let start = Instant::now();
         if start > end {
             break;
         }
-        let client = &mut clients[turn % 8];
+        let at = turn % clients.len();
+        let client = &mut clients[at];
         let stream = client.request(&Request::get("/objects/good"));
         client.response(stream).assert_ok("a good client's request");
         times.push(start.elapsed());
