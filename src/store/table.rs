@@ -291,7 +291,11 @@ impl Tables {
                 .flat_map(|table| table.iter())
                 .all(|entry| entry.resolved)
         );
-        (self.frozen.take(), std::mem::take(&mut self.hints), resolved)
+        (
+            self.frozen.take(),
+            std::mem::take(&mut self.hints),
+            resolved,
+        )
     }
 }
 
