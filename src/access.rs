@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fencegate_filters::passage::{Decision, Facts, Passage};
+use fencegate_filters::key;
+use fencegate_filters::passage::{Decision, Facts, KeyFact, Passage};
 use fencegate_filters::problem::{Rendering, respond};
 use fencegate_filters::{Outcome, Reason, Refusal};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
@@ -244,12 +245,20 @@ impl Line {
         if refused && !forwarded && !SAMPLER.takes() {
             return;
         }
-        let key = facts.keys.first().map(|fact| Escaped(fact.key.as_str()));
-        let mark = self
-            .refusal
-            .as_deref()
-            .or_else(|| facts.would_refuse())
-            .and_then(|one| one.mark);
+        let refusal = self.refusal.as_deref().or_else(|| facts.would_refuse());
+        // A request of several keys is refused for one of them.
+        let first = facts.keys.first().map(|fact| &fact.key);
+        let key = refusal.and_then(|one| one.key.as_ref()).or(first);
+        let token = match refusal {
+            Some(one) if key != first => one.token,
+            _ => facts.token,
+        };
+        let key = key.map(|key| Escaped(key.as_str()));
+        // Who is admitted with a token has raised the mark to it, unless it was there already.
+        let raises = |fact: &KeyFact| fact.access == key::Access::Write;
+        let raised = facts.decision == Decision::Admitted && facts.keys.first().is_some_and(raises);
+        let mark = refusal.and_then(|one| one.mark);
+        let mark = mark.or(facts.token.filter(|_| raised));
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -262,7 +271,7 @@ impl Line {
                     decision = facts.decision.as_str(),
                     reason = (!reason.is_empty()).then_some(reason),
                     key = key.as_ref().map(tracing::field::display),
-                    token = facts.token.map(tracing::field::display),
+                    token = token.map(tracing::field::display),
                     mark = mark.map(tracing::field::display),
                     outcome = facts.outcome.map(Outcome::as_str),
                     bytes = self.bytes,

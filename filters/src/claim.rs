@@ -119,7 +119,7 @@ fn make(
         .filter_map(|rule| rule.token_header.as_ref());
     let mut any = own.is_some();
     for name in named {
-        any |= read(policy, headers, std::slice::from_ref(name))?.is_some();
+        any |= read_for(policy, headers, name, &facts.keys)?.is_some();
     }
     if !any && !write && policy.require == Require::Writes {
         return Ok(None);
@@ -134,7 +134,7 @@ fn make(
     for (index, fact) in facts.keys.iter().enumerate() {
         let sent = match &fact.token_header {
             None => own.clone(),
-            Some(name) => read(policy, headers, std::slice::from_ref(name))?,
+            Some(name) => read_for(policy, headers, name, std::slice::from_ref(fact))?,
         };
         let sent = sent.ok_or_else(|| required_for(fact))?;
         sent.check_key(fact)?;
@@ -192,6 +192,21 @@ fn read(
         token: grant.token,
         grant: Some(grant),
     }))
+}
+
+/// The same under the name that a key has for itself; a refusal names that key and no other's token.
+fn read_for(
+    policy: &Policy,
+    headers: &HeaderMap,
+    name: &HeaderName,
+    keys: &[KeyFact],
+) -> Result<Option<Sent>, Refusal> {
+    let of_it = |fact: &&KeyFact| fact.token_header.as_ref() == Some(name);
+    read(policy, headers, std::slice::from_ref(name)).map_err(|mut refusal| {
+        let fact = keys.iter().find(of_it);
+        refusal.key = refusal.key.or_else(|| fact.map(|fact| fact.key.clone()));
+        refusal
+    })
 }
 
 impl Sent {

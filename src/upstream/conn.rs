@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use tokio::time::Instant;
@@ -44,6 +44,8 @@ pub struct Conn {
     /// When it was made.
     pub(super) made: Instant,
     closed: bool,
+    /// The upstream has answered in HTTP/1.0.
+    outdated: bool,
     alarm: Arc<Alarm>,
     /// Rings `alarm`.
     waker: Waker,
@@ -144,6 +146,7 @@ impl Conn {
             idle_limit,
             made: Instant::now(),
             closed: false,
+            outdated: false,
             waker: Waker::from(Arc::clone(&alarm)),
             alarm,
         }
@@ -164,6 +167,9 @@ impl Conn {
 
     /// The head of what answers a request, once a drive has brought it. An error has the request
     /// where nothing of it was sent.
+    ///
+    /// The version of an answer by HTTP/1 is ours, since that is of one connection alone (RFC 9110,
+    /// section 6.2): relayed as it came, HTTP/1.0 would tell a client that a body may end anywhere.
     pub fn poll_answer(
         &mut self,
         answer: &mut Answer,
@@ -171,7 +177,11 @@ impl Conn {
     ) -> Poll<Result<Response<Received>, Unsent>> {
         match (answer, &mut self.codec) {
             (Answer::Http1(answer), _) => answer.as_mut().poll(cx).map(|answer| match answer {
-                Ok(response) => Ok(response.map(Received::Http1)),
+                Ok(mut response) => {
+                    self.outdated |= response.version() < Version::HTTP_11;
+                    *response.version_mut() = Version::HTTP_11;
+                    Ok(response.map(Received::Http1))
+                }
                 Err(mut error) => Err(error.take_message().map(Box::new)),
             }),
             (Answer::Http2, Codec::Http2(codec)) => codec
@@ -278,6 +288,12 @@ impl Conn {
     /// Whether the codec is done with this connection: closed, broken or upgraded.
     pub const fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Whether it may carry another request once this one has ended. The codec goes on in the version
+    /// that it has read last, and in HTTP/1.0 it leaves out a body whose length is not known.
+    pub(super) const fn may_stay(&self) -> bool {
+        !self.closed && !self.outdated
     }
 
     /// Whether it is free for a request, having looked at the socket once.

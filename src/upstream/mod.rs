@@ -364,7 +364,7 @@ impl Upstream {
             return;
         };
         // Whether it can be used once more is asked when it is taken: much may happen until then.
-        if conn.worker != worker || conn.is_closed() {
+        if conn.worker != worker || !conn.may_stay() {
             return;
         }
         conn.idle_since = clock::now();

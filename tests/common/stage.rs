@@ -6,6 +6,8 @@ use super::config::Config;
 use super::gateway::Gateway;
 use super::http::{Ended, Request, Response, send_raw};
 use super::recorder::Recorder;
+use super::wait::eventually;
+use serde_json::Value;
 
 /// A resource with a gateway before it.
 pub(crate) struct Stage {
@@ -15,6 +17,18 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// Waits for the first access line with `text` in it.
+    pub(crate) fn access_line(&self, text: &str) -> Value {
+        let line = eventually("the access line", || {
+            let errors = self.gateway.errors();
+            let line = errors
+                .lines()
+                .find(|line| line.contains(text) && line.contains("decision"));
+            line.map(str::to_owned)
+        });
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"))
+    }
+
     pub(crate) fn new() -> Self {
         Self::with(|config| config)
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Connection, Request, Stage};
+use crate::common::{Connection, Gate, Next, Request, Stage};
 use serde_json::json;
 
 fn write(token: u64, tag: &str) -> Request {
@@ -155,4 +155,56 @@ fn a_destination_in_a_namespace_of_another_route_is_refused() {
             .header("Destination", target);
         assert_eq!(stage.send(&copy).status, status, "{target}");
     }
+}
+
+/// The codec goes on in the version that it has read last: behind an answer in HTTP/1.0, a body of
+/// unknown length would be left out.
+#[test]
+fn a_connection_that_has_answered_in_http_1_0_carries_no_other_request() {
+    let stage = Stage::new();
+    stage.recorder.on("old", |exchange| {
+        exchange.read_body()?;
+        exchange.end();
+        let fields = "Content-Length: 2\r\nConnection: keep-alive\r\n";
+        exchange.send(format!("HTTP/1.0 200 OK\r\n{fields}\r\nok"))?;
+        Ok(Next::KeepAlive)
+    });
+    // Of one connection, so that it is one worker's.
+    let mut client = Connection::open(stage.http());
+    for token in 1..4 {
+        let read = Request::get("/objects/other").tag("old");
+        client.send(read.whole());
+        let answer = client.response();
+        answer.assert_ok("an answer in HTTP/1.0");
+        let line = &answer.head.line;
+        assert!(line.starts_with("HTTP/1.1 "), "its own version: {line}");
+        client
+            .send(write(token, "chunked").chunked_head())
+            .send("5\r\nhello\r\n0\r\n\r\n");
+        client.response().assert_ok("a body of unknown length");
+        let write = stage.recorder.last();
+        assert_eq!(write.body, b"hello");
+        let raw = stage.recorder.raw(write.connection);
+        assert!(!String::from_utf8_lossy(&raw).contains("HTTP/1.0"));
+    }
+}
+
+#[test]
+fn an_answer_in_http_1_0_that_breaks_off_is_not_whole() {
+    let stage = Stage::with(|config| config.settle("200ms"));
+    let gate = Gate::new();
+    let breaks = gate.clone();
+    stage.recorder.on("old", move |exchange| {
+        exchange.read_body()?;
+        exchange.send("HTTP/1.0 200 OK\r\n\r\npartial")?;
+        exchange.wait(&breaks)?;
+        Ok(Next::Reset)
+    });
+    let mut client = Connection::open(stage.http());
+    client.send(write(1, "old").whole());
+    client.head().unwrap();
+    client.take("7\r\npartial".len()).unwrap();
+    gate.open();
+    client.ended();
+    assert!(client.take(1).is_err(), "no last chunk");
 }

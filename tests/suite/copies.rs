@@ -66,6 +66,37 @@ fn a_move_needs_the_token_of_each_of_its_keys() {
 }
 
 #[test]
+fn a_refusal_for_the_destination_says_so_everywhere() {
+    let stage = Stage::with(dav);
+    stage.raise("/dav/a", "10");
+    stage.raise("/dav/b", "20");
+    let go = moving("/dav/a", "http://store.test/dav/b").token(10);
+    let destination = "Fencing-Token-Destination";
+    for (token, status, reason) in [
+        (Some("19"), 409, "stale-token"),
+        (None, 428, "token-required"),
+        (Some("x"), 400, "malformed-token"),
+    ] {
+        let request = match token {
+            Some(token) => go.clone().header(destination, token),
+            None => go.clone(),
+        };
+        let answer = stage.send(&request);
+        answer.assert_fenced(status, reason, reason);
+        let (problem, line) = (answer.json(), stage.access_line(reason));
+        for told in [&problem, &line] {
+            assert_eq!(told["key"], "objects/dav/b", "{told}");
+            assert_ne!(told["token"], "10", "that of the target: {told}");
+        }
+    }
+    let stale = stage.access_line("stale-token");
+    assert_eq!(
+        (&stale["token"], &stale["mark"]),
+        (&json!("19"), &json!("20"))
+    );
+}
+
+#[test]
 fn a_write_without_a_destination_has_one_key() {
     let stage = Stage::with(dav);
     stage.raise("/dav/a", "10");

@@ -56,8 +56,16 @@ pub(super) fn failed(upload: Option<UploadError>) -> Refusal {
 
 /// Whether recipients would find the end of this response in different places, or its content
 /// coded in a way that is not passed on: the codec takes the first of two framings and says
-/// nothing of the other (RFC 9112, section 6.3).
+/// nothing of the other (RFC 9112, section 6.3). A length that is told twice would be passed on so,
+/// and not every client takes that for one (RFC 9110, section 8.6).
 pub(super) fn is_ambiguous(headers: &http::HeaderMap) -> bool {
+    let mut lengths = headers.get_all(http::header::CONTENT_LENGTH).iter();
+    let listed = lengths
+        .next()
+        .is_some_and(|length| length.as_bytes().contains(&b','));
+    if listed || lengths.next().is_some() {
+        return true;
+    }
     let mut codings = headers.get_all(http::header::TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else {
         return false;
