@@ -1,10 +1,11 @@
 #!/bin/sh
-# Builds the fuzz targets and runs each for FENCEGATE_FUZZ_SECONDS (20), as many at once as there
+# Builds the fuzz targets and runs each for FENCEGATE_FUZZ_SECONDS (12), as many at once as there
 # are cores. A crash stops it, and its input and the command that repeats it are printed. The seed
 # stays the same, so that a change is judged by what it changed; FENCEGATE_FUZZ_SEED=0 draws one.
 #
 #   tests/fuzz.sh                  all of them
 #   tests/fuzz.sh key head         these
+#   tests/fuzz.sh build            builds them alone
 #   tests/fuzz.sh minimise         puts what was learnt into fuzz/corpus, as few inputs as will do
 #   tests/fuzz.sh repeat TARGET FILE...
 #
@@ -13,7 +14,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 targets="token key head config store lane"
-seconds=${FENCEGATE_FUZZ_SECONDS:-20}
+seconds=${FENCEGATE_FUZZ_SECONDS:-12}
 seed=${FENCEGATE_FUZZ_SEED:-1}
 jobs=${FENCEGATE_FUZZ_JOBS:-$(nproc)}
 built=target/fuzz
@@ -33,6 +34,10 @@ report() {
 }
 
 case ${1:-} in
+build)
+    build
+    exit
+    ;;
 minimise)
     build
     for target in $targets; do
