@@ -4,12 +4,13 @@ mod http2;
 mod opening;
 mod proxy_header;
 
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -187,9 +188,7 @@ async fn connection<S>(
     counted: Counted,
 ) where
     S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible>
-        + Clone
         + Send
-        + Sync
         + Unpin
         + 'static,
     S::Future: Send + Unpin + 'static,
@@ -225,11 +224,11 @@ async fn connection<S>(
         io = io.watch_for_preface();
     }
     let service = ConnService {
-        service,
+        service: RefCell::new(service),
         state: Arc::clone(&state),
         tunnel: TunnelSlot::default(),
         peer: client.peer,
-        requests: AtomicU64::new(0),
+        requests: Cell::new(0),
         most: settings.requests_per_connection,
     };
     let mut watchdog = Watchdog::new(settings.timeouts).that_lets_rest();
@@ -281,9 +280,7 @@ async fn serve_http1<S>(
 ) -> Option<Quiet<S>>
 where
     S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible>
-        + Clone
         + Send
-        + Sync
         + Unpin
         + 'static,
     S::Future: Send + Unpin + 'static,
@@ -358,7 +355,7 @@ where
             io,
             peer,
             settings,
-            service,
+            service.into_inner(),
             state,
             stop.clone(),
         ))
@@ -418,17 +415,18 @@ impl TunnelSlot {
 
 /// The gateway's service as one connection has it.
 struct ConnService<S> {
-    service: S,
+    /// One for all its requests, since the layers remember what they have found right on it.
+    service: RefCell<S>,
     state: Arc<ConnState>,
     tunnel: TunnelSlot,
     peer: Peer,
-    requests: AtomicU64,
+    requests: Cell<u64>,
     most: Option<u64>,
 }
 
 impl<S> HyperService<Request<Incoming>> for ConnService<S>
 where
-    S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible> + Clone,
+    S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible>,
 {
     type Response = Response<ServingBody<AccessBody>>;
     type Error = Infallible;
@@ -436,13 +434,17 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let serving = self.state.serving();
-        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.requests.get() + 1;
+        self.requests.set(number);
         request.extensions_mut().insert(self.peer.clone());
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(self.tunnel.clone());
         }
         ConnFuture {
-            future: self.service.clone().call(request.map(ClientBody::Http1)),
+            future: self
+                .service
+                .borrow_mut()
+                .call(request.map(ClientBody::Http1)),
             state: Arc::clone(&self.state),
             serving: Some(serving),
             last: self.most.is_some_and(|most| number >= most),

@@ -67,7 +67,7 @@ pub(super) async fn serve<T, S>(
     stop: Stopping,
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible> + Clone,
+    S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     let unserved = io.unserved();
@@ -183,7 +183,7 @@ struct Connection<T, S> {
 impl<T, S> Connection<T, S>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible> + Clone,
+    S: Service<Request<ClientBody>, Response = Response<AccessBody>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     /// Ready when the connection can be dropped.
