@@ -20,7 +20,7 @@ from statistics import median
 
 sys.dont_write_bytecode = True
 
-from harness import report
+from harness import plots, report
 from harness.disk import DiskCounts, syncs_per_second
 from harness.lock_peers import LockPeer, LockSite
 from harness.lock_story import lock_directory
@@ -61,7 +61,7 @@ def parse_options() -> argparse.Namespace:
     examples = REPOSITORY / "target/release/examples"
     parser.add_argument("--bench", type=Path, default=examples / "store_bench", metavar="FILE", help="store and ideal log")
     parser.add_argument("--load", type=Path, default=examples / "advance_load", metavar="FILE", help="the load of the others")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the tables, every sample and a plot go")
     return parser.parse_args()
 
 
@@ -145,6 +145,15 @@ def known_median(turns: list[Sample], figure: str) -> str:
     return f"{median(known):,.0f}" if known else "–"
 
 
+def figure(document: dict) -> str:
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for each in document["advances"]:
+        lines = panels.setdefault(f"{each['keys'].capitalize()} keys", {})
+        for name, turns in each["samples"].items():
+            lines.setdefault(name, []).append((each["advancers"], median(turn["per_second"] for turn in turns)))
+    return plots.rates("Durable advances", "medians over the rounds", list(panels.items()), "at once")
+
+
 def main() -> int:
     options = parse_options()
     wanted = options.only.split(",") if options.only else list(EMBEDDED + SERVERS)
@@ -161,6 +170,8 @@ def main() -> int:
     cores = Cores.choose(None, None)
     document: dict = {"machine": describe(cores), "preload": options.preload, "advances": []}
     with ExitStack() as stack, progress_line():
+        if options.out is not None:
+            stack.enter_context(report.Tee(options.out / "advances.md"))
         temporary = tempfile.TemporaryDirectory(prefix="fencegate-bench-", dir=options.scratch)
         directory = Path(stack.enter_context(temporary))
         bench = Bench(options, cores, directory)
@@ -182,7 +193,9 @@ def main() -> int:
                 report.print_table(f"{keys.capitalize()} keys, {advancers} at once", table(samples), [])
                 turns = {name: [asdict(turn) for turn in each] for name, each in samples.items()}
                 document["advances"].append({"keys": keys, "advancers": advancers, "samples": turns})
-    report.write_json(options.json, document)
+    if options.out is not None:
+        report.write_json(options.out / "advances.json", document)
+        (options.out / "advances.svg").write_text(figure(document))
     return 0
 
 

@@ -9,39 +9,22 @@ import argparse
 import json
 import sys
 import time
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TextIO
 
 sys.dont_write_bytecode = True
 
 from harness import report
 from harness.machine import REPOSITORY, BenchError, Cores, describe
-from harness.part import Part, peers_wanted
+from harness.part import Part
 from harness.peers import check_names, versions_of
 from harness.rounds import progress_line
-from harness.stage import add_common_options, add_load_options, run_main
+from harness.stage import RELEASE, add_common_options, add_load_options, peers_wanted, run_main
 from parts import bulk, contention, growth, handover, idle, workloads
 
 PARTS = {part.name: part for part in (workloads.PART, bulk.PART, idle.PART, growth.PART, contention.PART, handover.PART)}
-ROUNDS, SECONDS, CONNECTIONS = 3, 2, 64
+# Many short turns: the machine's pace changes within seconds, and the rounds' ratios stand for that.
+ROUNDS, SECONDS, CONNECTIONS = 9, 1, 64
 NARROWING = ("only", "parts", "workloads", "rounds", "seconds", "connections")
-
-
-class Tee:
-    """What is printed goes to a file as well."""
-
-    def __init__(self, *streams: TextIO):
-        self._streams = streams
-
-    def write(self, text: str) -> int:
-        for stream in self._streams:
-            stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        for stream in self._streams:
-            stream.flush()
 
 
 def parse_options() -> argparse.Namespace:
@@ -72,7 +55,9 @@ def introduce(options: argparse.Namespace, parts: list[Part]) -> dict:
     print(f"This takes about {sum(expected.values()) / 60:.0f} minutes ({times}); results go to {shown(options.out)}.\n", flush=True)
     names = peers_wanted(options)
     check_names(names)
-    versions, absent = versions_of(names, options.fencegate.resolve())
+    versions, absent = versions_of(names, options.fencegate.resolve(), RELEASE)
+    if "fencegate" in absent:
+        raise BenchError(absent["fencegate"])
     machine = {**describe(Cores.choose(options.proxy_core, options.load_core)), "versions": versions, "absent": absent}
     report.print_heading("The machine, and who is compared", report.machine_facts(machine), absent)
     return machine
@@ -100,7 +85,7 @@ def main() -> int:
     options = parse_options()
     parts = chosen_parts(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "tables.md").open("w") as tables, redirect_stdout(Tee(sys.stdout, tables)), progress_line():
+    with report.Tee(options.out / "tables.md"), progress_line():
         machine = introduce(options, parts)
         whole = [run_part(part, options, machine) for part in parts]
     return 0 if all(whole) else 1

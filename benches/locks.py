@@ -17,7 +17,7 @@ from statistics import median
 
 sys.dont_write_bytecode = True
 
-from harness import report
+from harness import plots, report
 from harness.disk import syncs_per_second
 from harness.lock_peers import COMMANDS, LockPeer, LockSample, LockSite, lock_turn
 from harness.lock_story import Resource, lock_directory, stalled_holder
@@ -42,7 +42,7 @@ def parse_options() -> argparse.Namespace:
     release = REPOSITORY / "target/release"
     parser.add_argument("--fencegate", type=Path, default=release / "fencegate", metavar="FILE", help="the binary")
     parser.add_argument("--load", type=Path, default=release / "examples/lock_load", metavar="FILE", help="the load")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the tables, every sample and a plot go")
     return parser.parse_args()
 
 
@@ -89,6 +89,14 @@ def tell_stories(peers: dict[str, LockPeer], resource: Resource) -> dict:
     return stories
 
 
+def figure(document: dict) -> str:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for each in document["speed"]:
+        for name, turns in each["samples"].items():
+            lines.setdefault(name, []).append((each["clients"], median(turn["pairs_per_second"] for turn in turns)))
+    return plots.rates("Locks taken and given back", "medians over the rounds", [("Pairs", lines)], "clients")
+
+
 def main() -> int:
     options = parse_options()
     wanted = options.only.split(",") if options.only else list(COMMANDS)
@@ -101,6 +109,8 @@ def main() -> int:
     cores = Cores.choose(None, None)
     document: dict = {"machine": describe(cores), "speed": []}
     with ExitStack() as stack, progress_line():
+        if options.out is not None:
+            stack.enter_context(report.Tee(options.out / "locks.md"))
         stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores.load})
         temporary = tempfile.TemporaryDirectory(prefix="fencegate-bench-", dir=options.scratch)
@@ -128,8 +138,9 @@ def main() -> int:
                 report.print_table(f"Acquire and release, {clients} clients", table(samples), [])
                 turns = {name: [asdict(turn) for turn in each] for name, each in samples.items()}
                 document["speed"].append({"clients": clients, "samples": turns})
-    if options.json is not None:
-        report.write_json(options.json, document)
+    if options.out is not None:
+        report.write_json(options.out / "locks.json", document)
+        (options.out / "locks.svg").write_text(figure(document))
     return 0
 
 

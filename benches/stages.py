@@ -47,9 +47,13 @@ STAGES = (
     ("ours: the rest", r"/src/"),
     ("libc and the loader", r""),
 )
+REQUESTS = (("GET", "fenced"), ("GET", "open"), ("PUT", "fenced"))
 # Where callgrind compresses a name, it stands behind a number the first time and is left out after that.
 NAME = re.compile(r"\((\d+)\)(?: (.*))?")
-ALLOCATIONS = re.compile(r"^mi_(malloc|zalloc|calloc)(_aligned)?$|^malloc$")
+# A function of the allocator, and behind it who called it, innermost first.
+ALLOCATION = re.compile(r"(?:mi_(?:malloc|zalloc|calloc|realloc)(?:_aligned)?|malloc)(?:'(.*))?")
+CALLERS = 3
+ALLOCATORS = ("mi_malloc", "mi_malloc_aligned", "mi_zalloc", "mi_zalloc_aligned", "mi_realloc", "mi_realloc_aligned")
 
 
 class Counted:
@@ -57,7 +61,7 @@ class Counted:
 
     def __init__(self, path: Path):
         self.by_file: Counter[str] = Counter()
-        self.allocations = 0
+        self.allocations: Counter[str] = Counter()
         names: dict[tuple[str, str], str] = {}
         outer = file = called = ""
         lines = iter(path.read_text().splitlines())
@@ -72,8 +76,8 @@ class Counted:
                 self._name(names, "file", value)
             elif kind == "calls":
                 next(lines)  # What the call cost, which its own function counts.
-                if ALLOCATIONS.match(called):
-                    self.allocations += int(value.split()[0])
+                if allocation := ALLOCATION.fullmatch(called):
+                    self.allocations[readable(allocation[1] or "?")] += int(value.split()[0])
             elif line and (line[0].isdigit() or line[0] in "+-*"):
                 self.by_file[outer if re.search(RUST, file) else file] += int(line.split()[1])
 
@@ -89,10 +93,18 @@ class Counted:
         return stages
 
 
+def readable(callers: str) -> str:
+    """Rust's names without what the compiler adds to them, innermost first."""
+    names = (re.sub(r"::h[0-9a-f]{16}|<impl |::\{\{closure\}\}", "", name) for name in callers.split("'"))
+    # Of `<a::b::Type<T> as c::d::Trait<U>>::call` what tells it from others: `Type::call`.
+    return " < ".join("::".join(re.sub(r"<([\w:]+)[^ ]* as .*>(?=::)", r"\1", name).split("::")[-2:]) for name in names)
+
+
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_common_options(parser)
     parser.add_argument("--requests", type=positive, default=1000, metavar="N", help="counted (default: %(default)s)")
+    parser.add_argument("--allocations", action="store_true", help="also list who allocates in a fenced GET")
     return parser.parse_args()
 
 
@@ -112,7 +124,8 @@ def count(options: argparse.Namespace, binary: Path, method: str, lane: str) -> 
     with Stage(options) as stage:
         wrapper = stage.directory / "counted"
         output = stage.directory / "callgrind.out"
-        command = f"{require_program('valgrind')} --tool=callgrind --instr-atstart=no --callgrind-out-file={output}"
+        told_apart = " ".join(f"--separate-callers{CALLERS}={name}" for name in ALLOCATORS)
+        command = f"{require_program('valgrind')} --tool=callgrind --instr-atstart=no {told_apart} --callgrind-out-file={output}"
         wrapper.write_text(f'#!/bin/sh\nexec {command} {binary} "$@"\n')
         wrapper.chmod(0o755)
         stage.fencegate = wrapper
@@ -134,20 +147,20 @@ def main() -> int:
     options = parse_options()
     options.only = "fencegate"
     binary = options.fencegate.resolve()
-    columns = {}
-    allocations = []
-    for method, lane in (("GET", "open"), ("GET", "fenced"), ("PUT", "fenced")):
-        counted = count(options, binary, method, lane)
-        columns[f"{method}, {lane}"] = counted.by_stage()
-        allocations.append(f"{counted.allocations / options.requests:.1f}")
+    counts = {f"{method}, {lane}": count(options, binary, method, lane) for method, lane in REQUESTS}
+    columns = {name: counted.by_stage() for name, counted in counts.items()}
     lines = []
     for stage in dict.fromkeys(stage for stage, _ in STAGES):
         figures = [column[stage] / options.requests for column in columns.values()]
         if any(figures):
             lines.append([stage, *[f"{figure:,.0f}" for figure in figures]])
     lines.append(["in all", *[f"{sum(column.values()) / options.requests:,.0f}" for column in columns.values()]])
-    lines.append(["allocations", *allocations])
+    lines.append(["allocations", *[f"{counted.allocations.total() / options.requests:.1f}" for counted in counts.values()]])
     print(markdown_table(["instructions per request", *columns], lines))
+    if options.allocations:
+        (name, counted), *_ = counts.items()
+        rows = [[f"`{who}`", f"{calls / options.requests:.1f}"] for who, calls in counted.allocations.most_common()]
+        print("\n" + markdown_table([f"who allocates in a request ({name})", "times"], [row for row in rows if row[1] != "0.0"]))
     return 0
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -20,7 +21,7 @@ from typing import Callable
 sys.dont_write_bytecode = True
 
 from harness.disk import DiskCounts
-from harness.report import markdown_table
+from harness.report import Tee, markdown_table
 from harness.stage import positive, run_main
 
 BLOCK = bytes(4096)
@@ -105,6 +106,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=7, metavar="N", help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=positive, default=1, metavar="N", help="of one turn (default: %(default)s)")
     parser.add_argument("--scratch", type=Path, default=Path("/var/tmp"), metavar="DIR", help="on a disk (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the table goes as well")
     return parser.parse_args()
 
 
@@ -123,7 +125,10 @@ def main() -> int:
         ratio = median(own / first for own, first in zip(medians, usual))
         p99 = median(quantiles(one.times_us, n=100)[-1] for one in taken)
         rows.append([name, f"{median(medians):.0f}", f"{p99:.0f}", f"{ratio:.2f}", *map(told, ("flushes", "bytes"), [taken] * 2)])
-    print(markdown_table(["4 KiB made durable", "p50 µs", "p99 µs", "× the store's", "flushes", "bytes written"], rows))
+    with ExitStack() as stack:
+        if options.out is not None:
+            stack.enter_context(Tee(options.out / "syncs.md"))
+        print(markdown_table(["4 KiB made durable", "p50 µs", "p99 µs", "× the store's", "flushes", "bytes written"], rows))
     return 0
 
 

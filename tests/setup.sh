@@ -13,6 +13,7 @@ command -v slowhttptest >/dev/null 2>&1 || missing="$missing slowhttptest"
 # Servers are where the path of an ordinary user does not lead.
 [ -x /usr/sbin/haproxy ] || missing="$missing haproxy"
 [ -x /usr/sbin/apache2 ] || missing="$missing apache2-bin"
+command -v valgrind >/dev/null 2>&1 || missing="$missing valgrind"
 command -v strace >/dev/null 2>&1 || missing="$missing strace"
 command -v mkfs.ext4 >/dev/null 2>&1 || missing="$missing e2fsprogs"
 # The library is looked for where Debian has it, of whatever architecture.

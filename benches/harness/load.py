@@ -1,4 +1,4 @@
-"""Load: one process of wrk (HTTP/1.1), h2load (HTTP/2) or resume_load.py (resumed handshakes), and what it saw."""
+"""Load: one process of wrk (HTTP/1.1), h2load (HTTP/2) or handshake_load.py (TLS handshakes), and what it saw."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .machine import BenchError, require_program
 from .process import pinned_command
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
-RESUMING = Path(__file__).with_name("resume_load.py")
-RESUMING_CLIENTS = 8
+HANDSHAKES = Path(__file__).with_name("handshake_load.py")
+HANDSHAKE_CLIENTS = 8
 LONGEST_ANSWER_SECONDS = 20
 TOKEN = 42
 
@@ -28,7 +28,7 @@ class Workload:
     `streams`: requests at once on one connection, by HTTP/2; 0: HTTP/1.1. `fresh`: a connection for each request;
     `resumed`: with a TLS session of before. `keys`: how many are walked over, or by `skew` drawn by Zipf's law;
     `rise_every`: a key's token rises after so many requests on it, 0: never. `connections`: instead of the plan's.
-    `peers`: the only ones worth comparing; empty: all. `fenced_only`: not
+    `peers`: the only ones worth comparing; empty: all. `large`: also those that are set up for large bodies. `fenced_only`: not
     fencegate's other lane. `at_least_seconds`: of a turn, where its beginning takes long. `at`: another path than the lane's.
     """
 
@@ -49,6 +49,7 @@ class Workload:
     connections: int | None = None
     peers: tuple[str, ...] = ()
     fenced_only: bool = False
+    large: bool = False
     at_least_seconds: int = 0
     at: str = ""
 
@@ -90,8 +91,8 @@ def run_load(
     url = f"{'https' if workload.tls else 'http'}://127.0.0.1:{port}{workload.path(lane)}"
     if workload.streams:
         return run_h2load(url, workload, core, connections, seconds)
-    if workload.resumed:
-        return run_resumed(url, workload, port, lane, core, seconds)
+    if workload.tls and (workload.fresh or workload.resumed):
+        return run_handshakes(url, workload, port, lane, core, seconds)
     return run_wrk(url, workload, core, connections, seconds, first)
 
 
@@ -107,10 +108,10 @@ def run_wrk(url: str, workload: Workload, core: int, connections: int, seconds: 
     return parse_result(output_of(wrk + arguments, core, seconds), url, workload)
 
 
-def run_resumed(url: str, workload: Workload, port: int, lane: str, core: int, seconds: float) -> LoadResult:
+def run_handshakes(url: str, workload: Workload, port: int, lane: str, core: int, seconds: float) -> LoadResult:
     """Few clients: each takes about as long for its side of a handshake as the proxy does."""
-    arguments = (port, workload.path(lane), TOKEN, RESUMING_CLIENTS, seconds)
-    command = [sys.executable, str(RESUMING), *map(str, arguments)]
+    arguments = ("resumed" if workload.resumed else "full", port, workload.path(lane), TOKEN, HANDSHAKE_CLIENTS, seconds)
+    command = [sys.executable, str(HANDSHAKES), *map(str, arguments)]
     return parse_result(output_of(command, core, seconds), url, workload)
 
 
@@ -146,6 +147,8 @@ def output_of(command: list[str], core: int, seconds: float) -> str:
     )
     try:
         output, _ = process.communicate(timeout=seconds + 30)
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"{command[0]} did not end") from None
     finally:
         if process.poll() is None:
             process.kill()

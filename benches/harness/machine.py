@@ -48,7 +48,10 @@ class Cores:
 
 @dataclass(frozen=True)
 class CoreTimes:
-    """Seconds since boot that one core spent in processes, and that the hypervisor gave to others."""
+    """Seconds since boot that one core was busy, and that the hypervisor gave to others.
+
+    Interrupts count as busy: most kernels charge them to the process that they interrupt as well.
+    """
 
     busy: float
     stolen: float
@@ -58,8 +61,8 @@ class CoreTimes:
         for line in Path("/proc/stat").read_text().splitlines():
             name, *fields = line.split()
             if name == f"cpu{core}":
-                user, nice, system, _idle, _iowait, _irq, _softirq, steal = map(int, fields[:8])
-                return CoreTimes((user + nice + system) / TICKS_PER_SECOND, steal / TICKS_PER_SECOND)
+                user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+                return CoreTimes((user + nice + system + irq + softirq) / TICKS_PER_SECOND, steal / TICKS_PER_SECOND)
         raise BenchError(f"/proc/stat has no core {core}")
 
 

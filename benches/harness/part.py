@@ -6,7 +6,6 @@ import argparse
 from dataclasses import dataclass
 from typing import Callable
 
-from .peers import COMMANDS
 from .rounds import Plan
 from .stage import Stage
 
@@ -25,10 +24,6 @@ class Part:
     seconds: Callable[[argparse.Namespace], float]
     run: Callable[[argparse.Namespace], dict]
     plots: Callable[[dict], dict[str, str]]
-
-
-def peers_wanted(options: argparse.Namespace) -> list[str]:
-    return options.only.split(",") if options.only else list(COMMANDS)
 
 
 def plan_of(options: argparse.Namespace, stage: Stage) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,11 @@ TOOLS = REPOSITORY / "target/bench-tools"
 
 READY_SECONDS = 120.0
 SECURE_BIND = "bind 127.0.0.1:SECUREPORT backlog 4096 ssl crt DIRECTORY/server.both.pem alpn h2,http/1.1"
+# What those set who pass on large bodies, beside what each has by default (nginx: what a small upload is collected in).
+NGINX_BUFFERS = "client_body_buffer_size 128k;"
+NGINX_LARGE_BUFFERS = "client_body_buffer_size 1m; proxy_buffer_size 64k; proxy_buffers 16 64k; proxy_busy_buffers_size 512k;"
+HAPROXY_LARGE_BUFFERS = "tune.bufsize 262144"
+HAPROXY_OPTIONS = "http-reuse always"
 LUA_MODULES = "load_module MODULES/ndk_http_module.so;\nload_module MODULES/ngx_http_lua_module.so;"
 LUA_SETTINGS = "lua_shared_dict marks 256m;"
 # On one line each: fencegate reads no file above 1 MiB, and 10,000 of them are to fit.
@@ -36,6 +42,7 @@ class Site:
     upstream_port: int
     core: int
     fencegate: Path
+    plain: Path
     large_bodies: bool = False
     more_routes: int = 0
 
@@ -78,11 +85,17 @@ ROWS = (
     Row("nginx proxy_pass, no fence", "nginx"),
     Row("nginx + Lua, marks in memory, no drain", "nginx-lua"),
     Row("HAProxy http mode, no fence", "haproxy"),
+    Row("nginx, buffers of 1 MiB", "nginx-large"),
+    Row("HAProxy, buffers of 256 KiB, splice", "haproxy-large"),
     Row("Envoy, no fence", "envoy"),
     Row("Caddy, no fence", "caddy"),
     Row("fencegate, no fence", "fencegate", "open"),
     Row("fencegate, fenced", "fencegate"),
+    Row("fencegate, fenced, plain release", "plain"),
 )
+
+# Set up for large bodies, and compared by them alone.
+FOR_LARGE_BODIES = ("nginx-large", "haproxy-large")
 
 # Those that compare tokens.
 FENCING = ("nginx-lua", "fencegate")
@@ -96,16 +109,21 @@ def template(name: str, **parts: str) -> str:
     return text
 
 
-def nginx_command(site: Site) -> list[str]:
+def nginx_command(site: Site, buffers: str = NGINX_BUFFERS) -> list[str]:
     routes = site.routes("location /more/NUMBER/ { proxy_pass http://backend; }\n        ")
-    return start_nginx(site, template("nginx.conf", MODULES="", LUA_SETTINGS="", LUA_CHECK="", ROUTES=routes))
+    parts = {"MODULES": "", "LUA_SETTINGS": "", "LUA_CHECK": "", "ROUTES": routes, "BUFFERS": buffers}
+    return start_nginx(site, template("nginx.conf", **parts))
+
+
+def nginx_large_command(site: Site) -> list[str]:
+    return nginx_command(site, NGINX_LARGE_BUFFERS)
 
 
 def nginx_lua_command(site: Site) -> list[str]:
     modules = lua_modules()
     (site.directory / "fence.lua").write_text((CONFIGS / "fence.lua").read_text())
     load = LUA_MODULES.replace("MODULES", str(modules))
-    parts = {"MODULES": load, "LUA_SETTINGS": LUA_SETTINGS, "LUA_CHECK": LUA_CHECK, "ROUTES": ""}
+    parts = {"MODULES": load, "LUA_SETTINGS": LUA_SETTINGS, "LUA_CHECK": LUA_CHECK, "ROUTES": "", "BUFFERS": NGINX_BUFFERS}
     return start_nginx(site, template("nginx.conf", **parts))
 
 
@@ -126,13 +144,17 @@ def nginx_with_lua() -> str:
     return installed("nginx")
 
 
-def haproxy_command(site: Site) -> list[str]:
-    config = template("haproxy.cfg", MODE="http", HTTP_OPTIONS="http-reuse always", SECURE_BIND=SECURE_BIND)
+def haproxy_command(site: Site, options: str = HAPROXY_OPTIONS, buffers: str = "") -> list[str]:
+    config = template("haproxy.cfg", MODE="http", HTTP_OPTIONS=options, SECURE_BIND=SECURE_BIND, BUFFERS=buffers)
     return [installed("haproxy"), "-db", "-f", site.write("haproxy.cfg", config)]
 
 
+def haproxy_large_command(site: Site) -> list[str]:
+    return haproxy_command(site, HAPROXY_OPTIONS + "\n    option splice-auto", HAPROXY_LARGE_BUFFERS)
+
+
 def relay_command(site: Site) -> list[str]:
-    config = template("haproxy.cfg", MODE="tcp", HTTP_OPTIONS="", SECURE_BIND="")
+    config = template("haproxy.cfg", MODE="tcp", HTTP_OPTIONS="", SECURE_BIND="", BUFFERS="")
     return [installed("haproxy"), "-db", "-f", site.write("relay.cfg", config)]
 
 
@@ -156,8 +178,16 @@ def caddy_command(site: Site) -> list[str]:
 
 
 def fencegate_command(site: Site) -> list[str]:
+    return start_fencegate(site, site.fencegate)
+
+
+def plain_command(site: Site) -> list[str]:
+    return start_fencegate(site, site.plain)
+
+
+def start_fencegate(site: Site, program: Path) -> list[str]:
     config = template("fencegate.yaml", ROUTES=site.routes(FENCEGATE_ROUTE))
-    return [built(site.fencegate), "serve", "--config", site.write("fencegate.yaml", config)]
+    return [built(program), "serve", "--config", site.write("fencegate.yaml", config)]
 
 
 def built(fencegate: Path) -> str:
@@ -179,9 +209,13 @@ COMMANDS: dict[str, Callable[[Site], list[str]]] = {
     "nginx": nginx_command,
     "nginx-lua": nginx_lua_command,
     "haproxy": haproxy_command,
+    "nginx-large": nginx_large_command,
+    "haproxy-large": haproxy_large_command,
     "envoy": envoy_command,
     "caddy": caddy_command,
     "fencegate": fencegate_command,
+    # What `cargo build --release` makes, where that is not what is measured.
+    "plain": plain_command,
 }
 
 
@@ -190,27 +224,37 @@ PROGRAMS: dict[str, Callable[[], str]] = {
     "nginx": lambda: installed("nginx"),
     "nginx-lua": nginx_with_lua,
     "haproxy": lambda: installed("haproxy"),
+    "nginx-large": lambda: installed("nginx"),
+    "haproxy-large": lambda: installed("haproxy"),
     "envoy": envoy_program,
     "caddy": lambda: installed("caddy"),
 }
 
 
-def versions_of(names: list[str], fencegate: Path) -> tuple[dict[str, str], dict[str, str]]:
+def versions_of(names: list[str], fencegate: Path, plain: Path) -> tuple[dict[str, str], dict[str, str]]:
     """What the programs of these peers call themselves, and why the others are absent."""
     versions, absent = {}, {}
+    own = {"fencegate": fencegate, "plain": plain}
     for name in names:
         try:
-            versions[name] = version_of(name, built(fencegate) if name == "fencegate" else PROGRAMS[name]())
+            versions[name] = build_of(own[name]) if name in own else version_of(name, PROGRAMS[name]())
         except PeerMissing as missing:
             absent[name] = str(missing)
     return versions, absent
+
+
+def build_of(fencegate: Path) -> str:
+    """Which build it is: its version, where it was made, and its digest."""
+    digest = hashlib.sha256(Path(built(fencegate)).read_bytes()).hexdigest()
+    place = fencegate.relative_to(REPOSITORY) if fencegate.is_relative_to(REPOSITORY) else fencegate.name
+    return f"{first_line_of(str(fencegate), '--version')} ({place}, sha256 {digest[:16]})"
 
 
 def version_of(name: str, program: str) -> str:
     """What the program calls itself."""
     if name == "caddy":
         return "Caddy " + first_line_of(program, "version").partition(" ")[0]
-    line = first_line_of(program, "--version" if name in ("fencegate", "envoy") else "-v")
+    line = first_line_of(program, "--version" if name == "envoy" else "-v")
     return "Envoy " + line.split("/")[-4] if name == "envoy" and line.count("/") > 3 else line
 
 
@@ -234,7 +278,7 @@ class Peer(PinnedProcess):
         super().__init__(name, command, site.core, site.directory / f"{name}.log")
 
     def wait_until_ready(self) -> None:
-        if self.name == "fencegate":
+        if self.name in ("fencegate", "plain"):
             # Its first start with a route makes the route's namespace durable, one after the other.
             self.wait_for(lambda: "ready" in self.log.read_text(errors="replace"), "the ready line", READY_SECONDS)
         self.wait_for(lambda: accepts_connections(self.port), "the listening socket")

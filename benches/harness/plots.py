@@ -40,6 +40,15 @@ def growth_lines(result: dict) -> list[Line]:
     return [Line(name, places, COLOURS[name]) for name, places in points.items()]
 
 
+def rates(title: str, note: str, panels: list[tuple[str, dict[str, list[tuple[float, float]]]]], x_label: str) -> str:
+    """What each peer gets through a second, over how many ask at once."""
+    figures = [
+        LinePanel(name, x_label, "a second", [Line(peer, points, COLOURS[peer]) for peer, points in lines.items()], log_y=True)
+        for name, lines in panels
+    ]
+    return line_figure(title, note, figures)
+
+
 def distributions(title: str, note: str, results: list[dict]) -> str:
     """The share of times that are no longer than x, a panel for each group of cases."""
     panels: dict[str, list[Line]] = {}

@@ -47,6 +47,7 @@ class PinnedProcess:
     def __init__(self, name: str, command: list[str], core: int, log: Path):
         self.name = name
         self.log = log
+        self._stopped = False
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 pinned_command(command, core),
@@ -63,14 +64,16 @@ class PinnedProcess:
         self.stop()
 
     def stop(self) -> None:
-        if self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            for process_id in self.process_ids():
-                kill_if_alive(process_id)
+        """It leads a group of its own, of which nothing is left: not even workers whose master has died."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+        if not self._stopped:
+            self._stopped = True
+            kill_group(self._process.pid)
             self._process.wait()
 
     def wait_until_ready(self) -> None:
@@ -114,9 +117,9 @@ class PinnedProcess:
             Path(f"/proc/{process_id}/clear_refs").write_text("5")
 
 
-def kill_if_alive(process_id: int) -> None:
+def kill_group(leader: int) -> None:
     try:
-        os.kill(process_id, signal.SIGKILL)
+        os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
         pass
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Callable, Iterable
 
 from .load import Workload
@@ -16,7 +17,7 @@ BUSY_SHARE = 0.05
 RESUMED_SHARE = 0.95
 IDLE_PROXY_SHARE = 0.90
 REFERENCES = ("nginx", "haproxy")
-COST_HEADINGS = ("peer", "CPU µs", "spread", "user", "system", "× nginx", "× HAProxy")
+COST_HEADINGS = ("peer", "CPU µs", "spread", "user", "system", "× nginx", "middle half", "× HAProxy", "× no fence")
 MEBIBYTE = 1 << 20
 
 Samples = dict[Row, list[Sample]]
@@ -42,12 +43,32 @@ def cpu(sample) -> float:
     return sample.cpu_us
 
 
-def ratio(all_samples: dict[Row, list], row: Row, reference: str) -> float | None:
-    """The median over rounds of this row's CPU against the reference's in the same round."""
-    for other, samples in all_samples.items():
-        if other.peer == reference:
-            return median(mine / theirs for mine, theirs in zip(of(all_samples[row], cpu), of(samples, cpu)))
-    return None
+def ratios(all_samples: dict[Row, list], row: Row, reference: Row | None) -> list[float]:
+    """This row's CPU against the reference's in the same round, for each round."""
+    return [mine / theirs for mine, theirs in zip(of(all_samples[row], cpu), of(all_samples.get(reference, []), cpu))]
+
+
+def reference_row(all_samples: dict[Row, list], peer: str) -> Row | None:
+    return next((row for row in all_samples if row.peer == peer), None)
+
+
+def unfenced_twin(all_samples: dict[Row, list], row: Row) -> Row | None:
+    """The route of the same gateway that has no fence."""
+    return next((other for other in all_samples if other.peer == row.peer and other.lane != row.lane == "fenced"), None)
+
+
+def ratio(all_samples: dict[Row, list], row: Row, reference: Row | None) -> float | None:
+    """The median of the rounds' ratios: what slows the machine for a while slows both."""
+    found = ratios(all_samples, row, reference)
+    return median(found) if found else None
+
+
+def middle_half(found: list[float]) -> str:
+    """Between which two the middle half of the rounds' ratios lies."""
+    if len(found) < 4:
+        return "–"
+    low, _, high = quantiles(found, n=4, method="inclusive")
+    return f"{low:.2f} to {high:.2f}"
 
 
 def spread(values: list[float]) -> float:
@@ -64,8 +85,10 @@ def cost_cells(all_samples: dict[Row, list], row: Row, digits: int = 1) -> list[
     samples = all_samples[row]
     figures = (cpu, lambda each: each.user_us, lambda each: each.system_us)
     total, user, system = [f"{median(of(samples, figure)):.{digits}f}" for figure in figures]
-    ratios = [format_ratio(ratio(all_samples, row, reference)) for reference in REFERENCES]
-    return [row.label, total, f"{spread(of(samples, cpu)):.0%}", user, system, *ratios]
+    nginx, haproxy = (reference_row(all_samples, peer) for peer in REFERENCES)
+    half = middle_half(ratios(all_samples, row, nginx))
+    others = [format_ratio(ratio(all_samples, row, other)) for other in (haproxy, unfenced_twin(all_samples, row))]
+    return [row.label, total, f"{spread(of(samples, cpu)):.0%}", user, system, format_ratio(ratio(all_samples, row, nginx)), half, *others]
 
 
 def comparison_table(all_samples: Samples) -> str:
@@ -112,29 +135,38 @@ def warnings(all_samples: Samples, connections: int) -> list[str]:
             f"LOAD IS THE LIMIT: the proxy's core was not busy throughout ({'; '.join(waiting)}), "
             "so requests/s is not what the proxy can do."
         )
+    found += churn_warnings(all_samples, connections)
     for row, samples in all_samples.items():
-        opened = max(of(samples, lambda each: each.upstream_connections))
-        if row.peer != "relay" and opened > 2 * connections:
-            found.append(f"NO KEEP-ALIVE: {row.label} opened up to {opened} upstream connections in one turn.")
         refused = max(of(samples, lambda each: each.refused_share))
         if refused:
             found.append(f"REFUSED: {row.label} refused up to {refused:.2%} of the requests in one turn.")
     return found
 
 
-def resumption_warnings(all_samples: Samples) -> list[str]:
+def churn_warnings(all_samples: Samples, connections: int) -> list[str]:
+    """Whether a proxy made connections to the upstream anew that it could have kept."""
+    found = []
+    for row, samples in all_samples.items():
+        opened = max(of(samples, lambda each: each.upstream_connections))
+        if row.peer != "relay" and opened > 2 * connections:
+            found.append(f"NO KEEP-ALIVE: {row.label} opened up to {opened} upstream connections in one turn.")
+    return found
+
+
+def resumption_warnings(workload: Workload, all_samples: Samples) -> list[str]:
     """A server may decline to resume, and then does more work than the others."""
     found = []
     for row, samples in all_samples.items():
-        share = min(of(samples, lambda each: each.resumed_share))
-        if share < RESUMED_SHARE:
+        shares = of(samples, lambda each: each.resumed_share)
+        if not workload.resumed and max(shares) > 0:
+            found.append(f"RESUMED: {row.label} resumed up to {max(shares):.0%} of the sessions in one turn.")
+        if workload.resumed and (share := min(shares)) < RESUMED_SHARE:
             found.append(f"FULL HANDSHAKES: {row.label} resumed no more than {share:.0%} of the sessions in one turn.")
     return found
 
 
 def notes_on(workload: Workload, all_samples: Samples, connections: int) -> list[str]:
-    found = warnings(all_samples, connections)
-    return found + resumption_warnings(all_samples) if workload.resumed else found
+    return warnings(all_samples, connections) + resumption_warnings(workload, all_samples)
 
 
 def comparison(workload: Workload, all_samples: Samples, connections: int, failures: list[str]) -> dict:
@@ -174,6 +206,8 @@ def machine_facts(machine: dict) -> list[str]:
     ]
     if machine["proxy_core"] == machine["load_core"]:
         facts.append("ONE CORE: proxy and load share it, so the figures are not those of a proxy that has one for itself")
+    if machine["commit"].endswith("-dirty"):
+        facts.append("CHANGED SOURCE: files differ from that commit, so nobody else can build what was measured")
     if machine["busy_share"] > BUSY_SHARE:
         facts.append(
             f"BUSY MACHINE: before anything began, others took {machine['busy_share']:.0%} of one of the cores "
@@ -188,11 +222,41 @@ def rows_as_json(all_samples: dict[Row, list]) -> list[dict]:
             **dataclasses.asdict(row),
             "cpu_us_median": median(of(samples, cpu)),
             "cpu_us_spread": spread(of(samples, cpu)),
-            "ratios": {reference: ratio(all_samples, row, reference) for reference in REFERENCES},
+            "ratios": {peer: ratio(all_samples, row, reference_row(all_samples, peer)) for peer in REFERENCES},
+            "times_unfenced": ratio(all_samples, row, unfenced_twin(all_samples, row)),
             "samples": [dataclasses.asdict(sample) for sample in samples],
         }
         for row, samples in all_samples.items()
     ]
+
+
+class Tee:
+    """What is printed goes to a file as well, which takes the place of an older one once it is whole."""
+
+    def __init__(self, path: Path):
+        self._path, self._aside = path, path.with_suffix(".new")
+        self._file = self._aside.open("w")
+        self._stdout = sys.stdout
+
+    def write(self, text: str) -> int:
+        self._file.write(text)
+        return self._stdout.write(text)
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._stdout.flush()
+
+    def __enter__(self) -> "Tee":
+        sys.stdout = self
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_) -> None:
+        sys.stdout = self._stdout
+        self._file.close()
+        if failure is None:
+            self._aside.replace(self._path)
+        else:
+            self._aside.unlink()
 
 
 def write_json(path: Path, document: dict) -> None:

@@ -23,6 +23,7 @@ MOST_CONNECTIONS = 10_000
 SPARE_FILES = 1100
 MOST_OF_A_REASON = 300
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+RELEASE = REPOSITORY / "target/release/fencegate"
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +40,17 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fencegate",
         type=Path,
-        default=REPOSITORY / "target/release/fencegate",
+        default=RELEASE,
         metavar="FILE",
-        help="the binary to measure (default: %(default)s)",
+        help="the binary to measure, beside which that of a plain release is another peer (default: %(default)s)",
     )
+
+
+def peers_wanted(options: argparse.Namespace) -> list[str]:
+    """Those that are named, or all; a plain release is a peer of its own where another build is measured."""
+    if options.only:
+        return options.only.split(",")
+    return [name for name in COMMANDS if name != "plain" or options.fencegate.resolve() != RELEASE]
 
 
 def add_load_options(parser: argparse.ArgumentParser, rounds: int, seconds: int, connections: int) -> None:
@@ -71,10 +79,10 @@ class Stage:
 
     def __init__(self, options: argparse.Namespace):
         self.cores = Cores.choose(options.proxy_core, options.load_core)
-        self.wanted = options.only.split(",") if options.only else list(COMMANDS)
+        self.wanted = peers_wanted(options)
         check_names(self.wanted)
         self.skipped: dict[str, str] = {}
-        self.fencegate = options.fencegate.resolve()
+        self.fencegate, self.plain = options.fencegate.resolve(), RELEASE
         self._scratch = options.scratch
         self._stack = ExitStack()
 
@@ -117,7 +125,7 @@ class Stage:
             peers = {}
             for name in [name for name in self.wanted if name in names]:
                 directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
-                where = (self.cores.proxy, self.fencegate, large_bodies, more_routes)
+                where = (self.cores.proxy, self.fencegate, self.plain, large_bodies, more_routes)
                 site = Site(directory, *free_ports(3), upstream_port, *where)
                 try:
                     peer = stack.enter_context(Peer(name, site))

@@ -31,10 +31,17 @@ COLOURS = {
     "nginx": "#2f9e58",
     "nginx-lua": "#7a9a1f",
     "haproxy": "#2b82c9",
+    "nginx-large": "#79c694",
+    "haproxy-large": "#84b7e2",
     "envoy": "#a05fc4",
     "caddy": "#1a9aa6",
     "fencegate open": "#e0935a",
     "fencegate": "#d9480f",
+    "plain": "#b08968",
+    "store": "#d9480f",
+    "ideal": "#8b8f97",
+    "redis": "#c92a3b",
+    "etcd": "#2b82c9",
 }
 MARGIN, TITLE_HEIGHT, GAP = 16, 56, 28
 BAR_HEIGHT, BAR_STEP, LABEL_WIDTH, VALUE_WIDTH = 12, 17, 120, 56

@@ -7,13 +7,13 @@ from statistics import median
 
 from harness import plots, report
 from harness.bulk import DOWNLOAD, UPLOAD, BulkSample, BulkTurns, BulkUpstream
-from harness.part import START_SECONDS, Part, peers_wanted
+from harness.part import START_SECONDS, Part
 from harness.peers import Row
 from harness.rounds import rows_of_peers
-from harness.stage import Stage
+from harness.stage import Stage, peers_wanted
 
 BODY_MEBIBYTES = 1024
-ROUNDS = 2
+ROUNDS = 5
 FLAT_BYTES = 32 * report.MEBIBYTE
 # What a peer takes for the body, most of it the core that load and upstream share.
 TRANSFER_SECONDS = 2.0

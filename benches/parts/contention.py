@@ -8,10 +8,10 @@ from statistics import median
 
 from harness import report
 from harness.load import Workload
-from harness.part import START_SECONDS, Part, peers_wanted, plan_of
+from harness.part import START_SECONDS, Part, plan_of
 from harness.peers import FENCING
 from harness.rounds import Sample, Turns, rows_of, seconds_of
-from harness.stage import Stage
+from harness.stage import Stage, peers_wanted
 from harness.upstream import Upstream
 from harness.workloads import ANSWER
 
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> dict:
         report.print_heading("Contention", facts, stage.skipped)
         for workload in WORKLOADS:
             samples = turns.compare(workload)
-            notes = turns.failures + (report.machine_warnings(samples) if samples else [])
+            notes = [*turns.failures, *report.churn_warnings(samples, CLIENTS)] + (report.machine_warnings(samples) if samples else [])
             report.print_table(workload.title, table(samples), notes)
             results.append({"title": workload.title, "notes": notes, "rows": report.rows_as_json(samples)})
     return {"contention": results}

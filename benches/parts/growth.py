@@ -9,14 +9,14 @@ from statistics import median
 
 from harness import plots, report
 from harness.load import Workload
-from harness.part import START_SECONDS, Part, peers_wanted
+from harness.part import START_SECONDS, Part
 from harness.rounds import Plan, Turns, rows_of, seconds_of
-from harness.stage import Stage, most_connections
+from harness.stage import Stage, most_connections, peers_wanted
 from harness.upstream import FILES, KIBIBYTE, MEBIBYTE, Upstream
 from harness.workloads import SMALL
 
 TURN_SECONDS = 1
-ROUNDS = 2
+ROUNDS = 3
 COMPARED = ("nginx", "fencegate")
 WITH_MARKS = ("nginx-lua", "fencegate")
 SMALL_GET = Workload("growth", "growth", *SMALL, peers=COMPARED, fenced_only=True)
@@ -113,7 +113,8 @@ def measure(axis: Axis, stage: Stage, upstream: Upstream, shared: Turns) -> dict
                 turns = Turns(shared.plan, upstream, peers)
                 failures += [f"ABSENT at {point.x:,}: {name}: {stage.skipped.pop(name)}" for name in list(stage.skipped)]
             samples = turns.compare(point.workload)
-        failures += [f"at {point.x:,}: {failure}" for failure in turns.failures]
+        found = [*turns.failures, *report.churn_warnings(samples, point.workload.connections or shared.plan.connections)]
+        failures += [f"at {point.x:,}: {each}" for each in found]
         for row, each in samples.items():
             all_samples.setdefault(row, []).extend(each)
         points.append({"x": point.x, "workload": asdict(point.workload), "rows": report.rows_as_json(samples)})

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from harness import plots, report
 from harness.disk import Syncs
 from harness.handover import OpenUpstream, Story
-from harness.part import START_SECONDS, Part, peers_wanted
+from harness.part import START_SECONDS, Part
 from harness.peers import FENCING
 from harness.rounds import progress
-from harness.stage import Stage
+from harness.stage import Stage, peers_wanted
 from harness.svg import COLOURS
 
 TIMES_EACH_ROUND = 300

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from harness import report
 from harness.load import TOKEN
 from harness.machine import BenchError
-from harness.part import START_SECONDS, Part, peers_wanted
+from harness.part import START_SECONDS, Part
 from harness.peers import Peer, Row
-from harness.resume_load import client_context
+from harness.handshake_load import client_context
 from harness.rounds import Failures, progress, rows_of_peers
-from harness.stage import Stage, most_connections
+from harness.stage import Stage, most_connections, peers_wanted
 from harness.upstream import Upstream
 
 TLS_CONNECTIONS = 2_500

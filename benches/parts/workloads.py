@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from harness import plots, report
-from harness.part import START_SECONDS, Part, peers_wanted, plan_of
+from harness.part import START_SECONDS, Part, plan_of
 from harness.peers import FENCING
 from harness.rounds import Plan, Turns, check_fence, rows_of, seconds_of
-from harness.stage import Stage
+from harness.stage import Stage, peers_wanted
 from harness.upstream import Upstream
 from harness.workloads import chosen
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> dict:
         upstream = stage.start_upstream(Upstream)
         plan = plan_of(options, stage)
         peers = stage.start_peers(upstream.port)
-        for name in FENCING:
+        for name in (*FENCING, "plain"):
             if name in peers:
                 check_fence(peers[name])
         turns = Turns(plan, upstream, peers)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Load of resumed TLS handshakes: `resume_load.py PORT PATH TOKEN CONNECTIONS SECONDS`.
+"""Load of TLS handshakes: `handshake_load.py full|resumed PORT PATH TOKEN CONNECTIONS SECONDS`.
 
-Each of so many threads connects, resumes the session it got last, asks once with `Connection: close`, and begins anew.
+Each of so many threads connects, asks once with `Connection: close`, and begins anew: `resumed` with the session it got
+last, `full` without one. (wrk keeps the session of a connection that it closes, so that its handshakes are not full ones.)
 Prints one line as wrk.lua does, and with it how many handshakes were resumed: a server may always decline.
 """
 
@@ -26,9 +27,9 @@ def client_context() -> ssl.SSLContext:
 class Client(threading.Thread):
     """One connection after the other until the deadline."""
 
-    def __init__(self, port: int, request: bytes, deadline: float):
+    def __init__(self, resumes: bool, port: int, request: bytes, deadline: float):
         super().__init__(daemon=True)
-        self._port, self._request, self._deadline = port, request, deadline
+        self._resumes, self._port, self._request, self._deadline = resumes, port, request, deadline
         self._context = client_context()  # sessions belong to a context
         self._session: ssl.SSLSession | None = None
         self.times_us: list[float] = []
@@ -52,16 +53,16 @@ class Client(threading.Thread):
             answer = bytearray()
             while part := client.recv(65536):
                 answer += part
-            self._session = client.session
+            self._session = client.session if self._resumes else None
         self.received += len(answer)
         self.status_errors += not answer.startswith(b"HTTP/1.1 2")
 
 
 def main() -> None:
-    port, path, token, connections, seconds = sys.argv[1:]
+    kind, port, path, token, connections, seconds = sys.argv[1:]
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nFencing-Token: {token}\r\nConnection: close\r\n\r\n".encode()
     began = time.monotonic()
-    clients = [Client(int(port), request, began + float(seconds)) for _ in range(int(connections))]
+    clients = [Client(kind == "resumed", int(port), request, began + float(seconds)) for _ in range(int(connections))]
     for client in clients:
         client.start()
     for client in clients:
