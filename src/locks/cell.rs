@@ -166,6 +166,8 @@ impl Used {
             if result.is_ok() {
                 cell.durable.fetch_max(version, Ordering::SeqCst);
             }
+            // Whoever waits for the answer may be the last who leaves.
+            drop(cell);
             answer(result);
         });
         let key = kept::key_of(&self.key);

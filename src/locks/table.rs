@@ -52,8 +52,11 @@ impl Table {
 
     /// Whether somebody has the lease of `key`, or asks for it.
     pub(super) async fn is_leased(&self, key: &Key) -> Result<bool, StoreError> {
-        if self.lock().contains_key(key) {
-            return Ok(true);
+        match self.lock().get(key) {
+            // In memory it is for those who only watch it as well, and for a moment behind its end.
+            Some(Slot::Ready(cell)) => return Ok(!cell.is_idle()),
+            Some(Slot::Loading(_)) => return Ok(true),
+            None => {}
         }
         let kept = kept::key_of(key);
         let record = asked(|reply| self.store.read(&kept, reply)).await?;

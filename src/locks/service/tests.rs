@@ -410,6 +410,25 @@ async fn a_lease_whose_end_a_renewal_notices_leaves_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_only_looks_at_a_lock_leases_nothing() {
+    let (house, key) = (House::new(), key("42"));
+    let leased = async || house.locks.is_leased(&key).await.unwrap();
+    let watch = house.watch(&key);
+    assert!(!leased().await);
+    let first = house.take(&key);
+    assert!(leased().await);
+    house.store.ask_before_commits();
+    let (locks, of) = (Arc::clone(&house.locks), key.clone());
+    let mut release = Call::new(async move { locks.release(&of, first).await });
+    assert!(release.poll().is_pending());
+    assert!(leased().await, "with a restart it would come back");
+    house.store.commit_all();
+    release.expect_ready().unwrap();
+    assert!(!leased().await);
+    drop(watch);
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_come_once_each_in_their_order_and_not_before_they_are_true() {
     let (house, key) = (House::new(), key("42"));
     let mut watch = house.watch(&key);
