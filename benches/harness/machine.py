@@ -106,8 +106,10 @@ def processor_name() -> str:
 
 
 def source_version() -> str:
-    """The commit the figures belong to, with `-dirty` where files differ from it."""
-    return first_line_of("git", "describe", "--always", "--dirty", "--abbrev=12")
+    """The commit the figures belong to, with `-dirty` where files differ from it, other than what benchmarks write."""
+    commit = first_line_of("git", "rev-parse", "--short=12", "HEAD")
+    changed = first_line_of("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs/bench")
+    return f"{commit}-dirty" if changed else commit
 
 
 def filesystem_of(directory: Path) -> str:
