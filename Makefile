@@ -79,8 +79,9 @@ soak:
 # What requests cost next to nginx, HAProxy, Envoy, Caddy and a raw relay; locks and durable advances next to etcd's and
 # Redis's; and many keys in one store: tables, JSON and plots in docs/bench. It takes an hour. One target alone makes its part, and
 # BENCH="--only nginx,fencegate" passes options on to the first, which says how long it takes. What is narrowed goes to target/bench.
-BENCH_OUT = docs/bench
-bench: bench-requests bench-locks bench-store
+# One part after the other, whatever make is told: they would measure each other.
+bench:
+	status=0; for part in requests locks store; do $(MAKE) --jobs=1 bench-$$part || status=$$?; done; exit $$status
 bench-requests:
 	cargo build --release --locked --bin fencegate
 	sh benches/setup.sh
@@ -88,14 +89,14 @@ bench-requests:
 bench-locks:
 	cargo build --release --locked --bin fencegate --example lock_load
 	sh benches/setup.sh
-	python3 benches/locks.py --rounds 3 --seconds 2 --out $(BENCH_OUT)
+	python3 benches/locks.py --rounds 3 --seconds 2 --out docs/bench
 bench-store:
 	cargo build --release --locked --example store_bench --example advance_load --example keyspace
 	sh benches/setup.sh
-	python3 benches/syncs.py --out $(BENCH_OUT)
-	python3 benches/advances.py --rounds 3 --seconds 3 --out $(BENCH_OUT)
-	target/release/examples/keyspace --path /var/tmp --json $(BENCH_OUT)/keyspace.json
-	target/release/examples/keyspace --path /var/tmp --keys 200000 --forget 5 --json $(BENCH_OUT)/forget.json
+	python3 benches/syncs.py --out docs/bench
+	python3 benches/advances.py --rounds 3 --seconds 3 --out docs/bench
+	target/release/examples/keyspace --path /var/tmp --json docs/bench/keyspace.json
+	target/release/examples/keyspace --path /var/tmp --keys 200000 --forget 5 --json docs/bench/forget.json
 
 # Instructions of single steps, counted by valgrind in a release build; prints what changed by more than 5% since
 # benches/micro.json. MICRO=--write makes what it counts the baseline.

@@ -194,12 +194,12 @@ fn measure(path: &Path, keys: u64, time: Duration) -> Result<Value, AnyError> {
     let begin = Instant::now();
     let store = EmbeddedStore::open(&Options::new(path))?;
     let opened = begin.elapsed();
-    let settled = disk_bytes(path)?;
+    let (settled, opened_with) = (disk_bytes(path)?, resident());
     writeln!(
         out,
         "opened in {opened:.1?} with {} keys, {:.1} MiB of memory; {:.1} bytes a key on disk",
         store.len(),
-        resident() as f64 / f64::from(1 << 20),
+        opened_with as f64 / f64::from(1 << 20),
         settled as f64 / keys as f64,
     )?;
     let mut counter = 1;
@@ -237,6 +237,7 @@ fn measure(path: &Path, keys: u64, time: Duration) -> Result<Value, AnyError> {
         "keys": keys,
         "sizes": sizes,
         "open_seconds": opened.as_secs_f64(),
+        "resident_when_open": opened_with,
         "bytes_on_disk": settled,
         "resident_at_end": resident,
         "latencies": latencies,

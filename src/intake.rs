@@ -52,6 +52,10 @@ impl<S> Layer<S> for IntakeLayer {
     }
 }
 
+/// The longest Host that is remembered. With zeros in front of its port a right one may be as long as a head: such a one is checked each time, and
+/// does not stay in memory.
+const LONGEST_KNOWN_HOST: usize = 300;
+
 /// The service of [`IntakeLayer`], of one connection.
 #[derive(Clone)]
 pub struct IntakeService<S> {
@@ -104,7 +108,8 @@ fn check<B>(
     guard::check_scheme(request.version(), request.uri(), peer)?;
     if !is_host(known.as_deref(), request) {
         guard::check_host(request.version(), request.uri(), headers)?;
-        *known = alone(request).map(Box::from);
+        let line = alone(request).filter(|line| line.len() <= LONGEST_KNOWN_HOST);
+        *known = line.map(Box::from);
     }
     guard::check_names(headers, &intake.guarded)?;
     guard::check_expect(headers)
@@ -195,6 +200,18 @@ mod tests {
             request = request.header(HOST, *host);
         }
         request.body(()).unwrap()
+    }
+
+    #[test]
+    fn a_host_that_is_too_long_is_right_each_time_and_not_remembered() {
+        let intake = intake();
+        let mut known = None;
+        let long = format!("storage:{:0>600}", 80);
+        for host in ["storage", &long, &long, "storage"] {
+            assert!(check(&request("/a", &[host]), &intake, &mut known).is_ok());
+            let kept = known.as_deref().map(<[u8]>::len);
+            assert_eq!(kept, (host == "storage").then_some(host.len()));
+        }
     }
 
     #[test]

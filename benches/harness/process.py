@@ -70,11 +70,11 @@ class PinnedProcess:
             try:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                pass
+                kill_group(self._process.pid)
+                self._process.wait()
         if not self._stopped:
             self._stopped = True
             kill_group(self._process.pid)
-            self._process.wait()
 
     def wait_until_ready(self) -> None:
         """Waits until it can be used; what is more than a process says when that is."""
@@ -99,7 +99,7 @@ class PinnedProcess:
 
     def process_ids(self) -> list[int]:
         """The process and its descendants, e.g. nginx's master and worker."""
-        return descendants_of(self._process.pid)
+        return descendants_of(self._process.pid) if self._process.poll() is None else []
 
     def cpu_time(self) -> CpuTime:
         """User and system time of all threads of all these processes, ended threads included."""

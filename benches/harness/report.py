@@ -116,7 +116,7 @@ def machine_warnings(all_samples: dict[Row, list]) -> list[str]:
     busy = [sample.others_share for sample in turns if sample.others_share > BUSY_SHARE]
     if busy:
         found.append(
-            f"BUSY MACHINE: in {len(busy)} of {len(turns)} turns other processes took more than {BUSY_SHARE:.0%} "
+            f"BUSY MACHINE: in {len(busy)} of {len(turns)} turns something else took more than {BUSY_SHARE:.0%} "
             f"of a core (up to {max(busy):.0%}); repeat on an idle one."
         )
     stolen = max(sample.stolen_share for sample in turns)
@@ -234,6 +234,7 @@ class Tee:
     """What is printed goes to a file as well, which takes the place of an older one once it is whole."""
 
     def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._aside = path, path.with_suffix(".new")
         self._file = self._aside.open("w")
         self._stdout = sys.stdout

@@ -50,7 +50,7 @@ def peers_wanted(options: argparse.Namespace) -> list[str]:
     """Those that are named, or all; a plain release is a peer of its own where another build is measured."""
     if options.only:
         return options.only.split(",")
-    return [name for name in COMMANDS if name != "plain" or options.fencegate.resolve() != RELEASE]
+    return [name for name in COMMANDS if name != "plain" or options.fencegate.resolve() != RELEASE.resolve()]
 
 
 def add_load_options(parser: argparse.ArgumentParser, rounds: int, seconds: int, connections: int) -> None:

@@ -50,13 +50,11 @@ impl Table {
         }
     }
 
-    /// Whether somebody has the lease of `key`, or asks for it.
+    /// Whether somebody has the lease of `key`, is being given it, or waits for it.
     pub(super) async fn is_leased(&self, key: &Key) -> Result<bool, StoreError> {
-        match self.lock().get(key) {
-            // In memory it is for those who only watch it as well, and for a moment behind its end.
-            Some(Slot::Ready(cell)) => return Ok(!cell.is_idle()),
-            Some(Slot::Loading(_)) => return Ok(true),
-            None => {}
+        // In memory, or on its way there, it is for those who only look at it as well, and for a moment behind its end.
+        if let Some(Slot::Ready(cell)) = self.lock().get(key) {
+            return Ok(!cell.is_idle());
         }
         let kept = kept::key_of(key);
         let record = asked(|reply| self.store.read(&kept, reply)).await?;
